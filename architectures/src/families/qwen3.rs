@@ -1,0 +1,28 @@
+//! Qwen3 dense. Differs from Llama:
+//! - RMS norm on each query and key head before the rotation
+//! - `attention_bias` covers q, k, v and o; no MLP biases
+//! - head_dim is 128 and there are 32 key/value heads where the config does not say
+//! - local layers as in Qwen2
+//!
+//! Reference: `transformers` 5.23, `models/qwen3/modeling_qwen3.py`.
+
+use super::{
+    llama::{self, Biases, Defaults},
+    qwen2,
+};
+use crate::{Config, DecoderSpec, Norm, Result};
+
+pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
+    let bias = config.bool_or("attention_bias", false)?;
+    let defaults = Defaults { num_kv_heads: Some(32), head_dim: Some(128) };
+    let mut spec = llama::decoder(config, &defaults, &Biases { qkv: bias, o: bias, mlp: false })?;
+    let windows = qwen2::windows(config, spec.layers.len())?;
+    let (kind, eps) = (spec.final_norm.kind, spec.final_norm.eps);
+    for ((index, attention), window) in spec.attentions_mut().enumerate().zip(windows) {
+        let norm = |name| Some(Norm { path: format!("model.layers.{index}.self_attn.{name}"), kind, eps });
+        attention.q_norm = norm("q_norm");
+        attention.k_norm = norm("k_norm");
+        attention.window = window;
+    }
+    Ok(spec)
+}

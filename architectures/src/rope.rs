@@ -1,0 +1,224 @@
+//! Rotary position embedding: every kind that a config can ask for, resolved to frequencies.
+
+use crate::{Config, Error, Result};
+
+/// One rotary table: pair `i` of a head turns by `position * inverse_frequencies[i]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rope {
+    /// How many leading dimensions of a head are rotated; even.
+    pub dim: usize,
+    pub theta: f64,
+    pub layout: RopeLayout,
+    pub scaling: RopeScaling,
+}
+
+/// Which dimensions form a pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RopeLayout {
+    /// `(i, i + dim / 2)`
+    Half,
+}
+
+/// How frequencies are changed to stretch the context.
+///
+/// Formulas: `transformers` 5.23, `modeling_rope_utils.py`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RopeScaling {
+    None,
+    /// All frequencies divided by `factor`.
+    Linear {
+        factor: f64,
+    },
+    /// NTK-aware: past `original_context` the base grows with the current length, so the table depends on it.
+    Dynamic {
+        factor: f64,
+        original_context: usize,
+    },
+    /// NTK by parts: slow pairs are interpolated, fast ones kept, a ramp between.
+    Yarn {
+        factor: f64,
+        original_context: usize,
+        beta_fast: f64,
+        beta_slow: f64,
+        /// Ends of the ramp rounded outwards to whole pairs.
+        truncate: bool,
+        /// Multiplies cosine and sine.
+        attention_factor: f32,
+    },
+    /// Llama 3.1: long waves divided by `factor`, short ones kept, a smooth step between.
+    Llama3 {
+        factor: f64,
+        low_freq_factor: f64,
+        high_freq_factor: f64,
+        original_context: usize,
+    },
+}
+
+impl Rope {
+    /// Reads the rope of a config in either spelling: `rope_theta` with `rope_scaling` (transformers 4), or
+    /// `rope_parameters` (transformers 5).
+    ///
+    /// `dim` is the number of rotated dimensions of a head; `max_position_embeddings` is the config's own.
+    pub(crate) fn read(config: &Config, dim: usize, max_position_embeddings: usize) -> Result<Self> {
+        // transformers takes `rope_scaling` over `rope_parameters` where a file has both.
+        let parameters = match config.object("rope_scaling")? {
+            Some(scaling) if !scaling.is_empty() => Some(scaling),
+            _ => config.object("rope_parameters")?,
+        };
+        let outer_theta = config.opt_f64("rope_theta")?;
+        let outer_context = config.opt_usize("original_max_position_embeddings")?;
+        let Some(parameters) = parameters else {
+            let theta = outer_theta.unwrap_or(10_000.0);
+            return Self { dim, theta, layout: RopeLayout::Half, scaling: RopeScaling::None }.checked(config);
+        };
+        let theta = parameters.opt_f64("rope_theta")?.or(outer_theta).unwrap_or(10_000.0);
+        let legacy_kind = parameters.opt_str("type")?;
+        let kind = parameters.opt_str("rope_type")?.or(legacy_kind).unwrap_or_else(|| "default".to_owned());
+        // A top-level value wins over the nested one, as in transformers' standardize_rope_params.
+        let nested_context = parameters.opt_usize("original_max_position_embeddings")?;
+        let original_context = outer_context.or(nested_context).unwrap_or(max_position_embeddings);
+
+        let scaling = match kind.as_str() {
+            "default" => RopeScaling::None,
+            "linear" => RopeScaling::Linear { factor: parameters.positive("factor")? },
+            "dynamic" => RopeScaling::Dynamic {
+                factor: parameters.positive("factor")?,
+                original_context: max_position_embeddings,
+            },
+            "yarn" => yarn(&parameters, original_context, max_position_embeddings)?,
+            "llama3" => RopeScaling::Llama3 {
+                factor: parameters.positive("factor")?,
+                low_freq_factor: parameters.positive("low_freq_factor")?,
+                high_freq_factor: parameters.positive("high_freq_factor")?,
+                original_context,
+            },
+            _ => {
+                return Err(Error::Unsupported {
+                    key: parameters.path("rope_type"),
+                    value: kind,
+                    supported: "default, linear, dynamic, yarn, llama3".to_owned(),
+                });
+            }
+        };
+        Self { dim, theta, layout: RopeLayout::Half, scaling }.checked(config)
+    }
+
+    /// Radians per position of each pair, `[dim / 2]`, for a sequence of `length` tokens in all.
+    ///
+    /// `length` matters to [`RopeScaling::Dynamic`] alone.
+    pub fn inverse_frequencies(&self, length: usize) -> Vec<f32> {
+        let base = match self.scaling {
+            RopeScaling::Dynamic { factor, original_context } => {
+                let context = original_context as f64;
+                let stretch = factor * (length.max(original_context) as f64) / context - (factor - 1.0);
+                self.theta * libm::pow(stretch, self.dim as f64 / (self.dim as f64 - 2.0))
+            }
+            _ => self.theta,
+        };
+        let plain = (0..self.dim / 2).map(|pair| 1.0 / libm::pow(base, (2 * pair) as f64 / self.dim as f64));
+        plain.enumerate().map(|(pair, frequency)| self.scaled(pair, frequency) as f32).collect()
+    }
+
+    /// The factor on cosine and sine.
+    pub fn attention_factor(&self) -> f32 {
+        match self.scaling {
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            _ => 1.0,
+        }
+    }
+
+    /// The longest sequence that a model trained on `max_position_embeddings` positions reads with this rope.
+    ///
+    /// `dynamic` takes the config's figure as the length before stretching; `yarn` states that length itself, and
+    /// published configs give either the stretched or the original one as `max_position_embeddings`. For `linear` and
+    /// `llama3` the published figure is the stretched one.
+    pub fn context_length(&self, max_position_embeddings: usize) -> usize {
+        let stretched = match self.scaling {
+            RopeScaling::Dynamic { factor, original_context }
+            | RopeScaling::Yarn { factor, original_context, .. } => (original_context as f64 * factor) as usize,
+            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 0,
+        };
+        stretched.max(max_position_embeddings)
+    }
+
+    fn scaled(&self, pair: usize, frequency: f64) -> f64 {
+        match self.scaling {
+            RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
+            RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
+                let (low, high) = self.yarn_ramp(original_context, beta_fast, beta_slow, truncate);
+                let interpolated = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                frequency / factor * interpolated + frequency * (1.0 - interpolated)
+            }
+            RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+                let context = original_context as f64;
+                let wavelength = std::f64::consts::TAU / frequency;
+                if wavelength < context / high_freq_factor {
+                    frequency
+                } else if wavelength > context / low_freq_factor {
+                    frequency / factor
+                } else {
+                    let smooth = (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
+                    (1.0 - smooth) * frequency / factor + smooth * frequency
+                }
+            }
+        }
+    }
+
+    /// The pairs between which yarn goes from kept to interpolated.
+    fn yarn_ramp(&self, original_context: usize, beta_fast: f64, beta_slow: f64, truncate: bool) -> (f64, f64) {
+        let dim = self.dim as f64;
+        let pair_of = |rotations: f64| {
+            dim * libm::log(original_context as f64 / (rotations * std::f64::consts::TAU))
+                / (2.0 * libm::log(self.theta))
+        };
+        let (mut low, mut high) = (pair_of(beta_fast), pair_of(beta_slow));
+        if truncate {
+            (low, high) = (low.floor(), high.ceil());
+        }
+        (low, high) = (low.max(0.0), high.min(dim - 1.0));
+        // The reference widens an empty ramp by this much, to divide by it.
+        if low == high { (low, high + 0.001) } else { (low, high) }
+    }
+
+    fn checked(self, config: &Config) -> Result<Self> {
+        if self.dim == 0 || !self.dim.is_multiple_of(2) {
+            return Err(Error::invalid(config.path("head_dim"), "an even number of rotated dimensions", self.dim));
+        }
+        if !(self.theta.is_finite() && self.theta > 1.0) {
+            return Err(Error::invalid(config.path("rope_theta"), "a number above 1", self.theta));
+        }
+        if self.dim == 2 && matches!(self.scaling, RopeScaling::Dynamic { .. }) {
+            return Err(Error::invalid(config.path("head_dim"), "more than 2 dimensions for dynamic rope", self.dim));
+        }
+        Ok(self)
+    }
+}
+
+fn yarn(parameters: &Config, original_context: usize, max_position_embeddings: usize) -> Result<RopeScaling> {
+    let factor = match parameters.opt_f64("factor")? {
+        Some(_) => parameters.positive("factor")?,
+        None => max_position_embeddings as f64 / original_context as f64,
+    };
+    let attention_factor = parameters.opt_f64("attention_factor")?;
+    let mscale = parameters.opt_f64("mscale")?.filter(|value| *value != 0.0);
+    let mscale_all_dim = parameters.opt_f64("mscale_all_dim")?.filter(|value| *value != 0.0);
+    let magnitude = |mscale: f64| if factor <= 1.0 { 1.0 } else { 0.1 * mscale * libm::log(factor) + 1.0 };
+    let attention_factor = match (attention_factor, mscale, mscale_all_dim) {
+        (Some(given), _, _) => given,
+        (None, Some(mscale), Some(all_dim)) => magnitude(mscale) / magnitude(all_dim),
+        (None, _, _) => magnitude(1.0),
+    };
+    // The reference reads `beta_fast or 32`, so a zero or a null means the default.
+    let beta = |key, default: f64| -> Result<f64> {
+        Ok(parameters.opt_f64(key)?.filter(|value| *value != 0.0).unwrap_or(default))
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        original_context,
+        beta_fast: beta("beta_fast", 32.0)?,
+        beta_slow: beta("beta_slow", 1.0)?,
+        truncate: parameters.bool_or("truncate", true)?,
+        attention_factor: attention_factor as f32,
+    })
+}

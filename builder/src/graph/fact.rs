@@ -1,0 +1,94 @@
+//! What is known of a value before any data exists.
+
+use std::fmt;
+
+/// Element types that this crate writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dtype {
+    F32,
+    F16,
+    Bf16,
+    I64,
+    I32,
+    U8,
+}
+
+/// A size: known when building, or a symbol that stands for one number throughout a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Dim {
+    Known(u64),
+    Symbol(&'static str),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fact {
+    pub dtype: Dtype,
+    pub shape: Vec<Dim>,
+}
+
+impl Fact {
+    pub fn new(dtype: Dtype, shape: Vec<Dim>) -> Self {
+        Self { dtype, shape }
+    }
+
+    /// The size of the last dimension.
+    pub fn last(&self) -> Option<&Dim> {
+        self.shape.last()
+    }
+
+    /// The same with another size in the last dimension.
+    pub fn with_last(&self, size: u64) -> Self {
+        let mut shape = self.shape.clone();
+        if let Some(last) = shape.last_mut() {
+            *last = Dim::Known(size);
+        }
+        Self { dtype: self.dtype, shape }
+    }
+
+    pub fn with_dtype(&self, dtype: Dtype) -> Self {
+        Self { dtype, shape: self.shape.clone() }
+    }
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 | Self::I32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+            Self::I64 => 8,
+            Self::U8 => 1,
+        }
+    }
+
+    /// The name in `onnx.TensorProto.DataType`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "FLOAT",
+            Self::F16 => "FLOAT16",
+            Self::Bf16 => "BFLOAT16",
+            Self::I64 => "INT64",
+            Self::I32 => "INT32",
+            Self::U8 => "UINT8",
+        }
+    }
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}[", self.dtype.name())?;
+        for (index, dim) in self.shape.iter().enumerate() {
+            let comma = if index == 0 { "" } else { ", " };
+            match dim {
+                Dim::Known(size) => write!(f, "{comma}{size}")?,
+                Dim::Symbol(name) => write!(f, "{comma}{name}")?,
+            }
+        }
+        f.write_str("]")
+    }
+}
+
+/// Known sizes as dimensions.
+pub fn dims<const N: usize>(sizes: [usize; N]) -> Vec<Dim> {
+    sizes.iter().map(|size| Dim::Known(*size as u64)).collect()
+}

@@ -1,0 +1,267 @@
+//! Operators of ONNX Runtime's own domain. Schemas: ONNX Runtime 1.31, `docs/ContribOperators.md`.
+
+use genai_quantize::IntScheme;
+
+use super::{Facts, expect_dtype, expect_last, expect_shape, one, same_dtype};
+use crate::graph::{Attribute, Dim, Dtype, Fact, Graph, MICROSOFT, Op, Value, dims};
+
+/// `a · bᵀ` with `b` stored `[n, k]`: the head that shares the embedding table.
+#[derive(Debug, Clone, Copy)]
+pub struct FusedMatMul {
+    pub a: Value,
+    pub b: Value,
+}
+
+impl Op for FusedMatMul {
+    const TYPE: &'static str = "FusedMatMul";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.a), Some(self.b)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("transB", Attribute::Int(1))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        same_dtype(graph, self.a, self.b)?;
+        let [Dim::Known(n), Dim::Known(k)] = graph.fact(self.b).shape[..] else {
+            return Err(format!("weight is {}, expected two known dimensions", graph.fact(self.b)));
+        };
+        expect_last(graph, self.a, k)?;
+        one(graph.fact(self.a).with_last(n))
+    }
+}
+
+/// The residual sum of two values and its RMS norm. Outputs: the norm, the sum.
+#[derive(Debug, Clone, Copy)]
+pub struct SkipSimplifiedLayerNormalization {
+    pub input: Value,
+    pub skip: Value,
+    pub gamma: Value,
+    pub epsilon: f32,
+    /// Whether the sum is wanted; the last norm of a model has no use for it.
+    pub sum: bool,
+}
+
+impl Op for SkipSimplifiedLayerNormalization {
+    const TYPE: &'static str = "SkipSimplifiedLayerNormalization";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.skip), Some(self.gamma)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("epsilon", Attribute::Float(self.epsilon))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        same_dtype(graph, self.input, self.gamma)?;
+        let fact = graph.fact(self.input);
+        if graph.fact(self.skip) != fact {
+            return Err(format!("skip is {}, expected {fact}", graph.fact(self.skip)));
+        }
+        let width = fact.last().cloned().ok_or("input is a scalar")?;
+        expect_shape(graph, self.gamma, &[width])?;
+        // The mean and the inverse deviation between the two are outputs for training.
+        Ok(vec![Some(fact.clone()), None, None, self.sum.then(|| fact.clone())])
+    }
+}
+
+/// `a · dequantize(b)ᵀ`: codes uint8 `[n, blocks, bytes]`, scales `[n, blocks]`, zero points uint8 packed by rows.
+#[derive(Debug, Clone, Copy)]
+pub struct MatMulNBits {
+    pub a: Value,
+    pub b: Value,
+    pub scales: Value,
+    pub zero_points: Option<Value>,
+    pub k: usize,
+    pub n: usize,
+    pub scheme: IntScheme,
+    /// The least precision of the activations: 0 unset, 4 int8.
+    pub accuracy_level: u8,
+}
+
+impl Op for MatMulNBits {
+    const TYPE: &'static str = "MatMulNBits";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.a), Some(self.b), Some(self.scales), self.zero_points]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        let mut attributes = vec![
+            ("K", Attribute::Int(self.k as i64)),
+            ("N", Attribute::Int(self.n as i64)),
+            ("bits", Attribute::Int(self.scheme.bits() as i64)),
+            ("block_size", Attribute::Int(self.scheme.block_size() as i64)),
+        ];
+        if self.accuracy_level != 0 {
+            attributes.push(("accuracy_level", Attribute::Int(i64::from(self.accuracy_level))));
+        }
+        attributes
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        same_dtype(graph, self.a, self.scales)?;
+        expect_last(graph, self.a, self.k as u64)?;
+        let blocks = self.scheme.blocks(self.k);
+        expect_dtype(graph, self.b, Dtype::U8)?;
+        expect_shape(graph, self.b, &dims([self.n, blocks, self.scheme.code_bytes_per_row(self.k) / blocks]))?;
+        expect_shape(graph, self.scales, &dims([self.n, blocks]))?;
+        if let Some(zero_points) = self.zero_points {
+            expect_shape(graph, zero_points, &dims([self.n, self.scheme.zero_point_bytes_per_row(self.k)]))?;
+        }
+        one(graph.fact(self.a).with_last(self.n as u64))
+    }
+}
+
+/// Dequantized rows of a quantized table, whole blocks of them: uint8 `[rows, bytes]`.
+#[derive(Debug, Clone, Copy)]
+pub struct GatherBlockQuantized {
+    pub data: Value,
+    pub indices: Value,
+    pub scales: Value,
+    pub zero_points: Option<Value>,
+    pub scheme: IntScheme,
+}
+
+impl Op for GatherBlockQuantized {
+    const TYPE: &'static str = "GatherBlockQuantized";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.data), Some(self.indices), Some(self.scales), self.zero_points]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![
+            ("bits", Attribute::Int(self.scheme.bits() as i64)),
+            ("block_size", Attribute::Int(self.scheme.block_size() as i64)),
+            ("gather_axis", Attribute::Int(0)),
+            ("quantize_axis", Attribute::Int(1)),
+        ]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let [Dim::Known(_), Dim::Known(bytes)] = graph.fact(self.data).shape[..] else {
+            return Err(format!("data is {}, expected two known dimensions", graph.fact(self.data)));
+        };
+        let width = bytes * 8 / self.scheme.bits() as u64;
+        let mut shape = graph.fact(self.indices).shape.clone();
+        shape.push(Dim::Known(width));
+        one(Fact::new(graph.fact(self.scales).dtype, shape))
+    }
+}
+
+/// Rotates heads: input `[batch, sequence, heads * head_dim]`, positions int64 `[batch, sequence]`.
+#[derive(Debug, Clone, Copy)]
+pub struct RotaryEmbedding {
+    pub input: Value,
+    pub position_ids: Value,
+    pub cos_cache: Value,
+    pub sin_cache: Value,
+    pub num_heads: usize,
+}
+
+impl Op for RotaryEmbedding {
+    const TYPE: &'static str = "RotaryEmbedding";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.position_ids), Some(self.cos_cache), Some(self.sin_cache)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("num_heads", Attribute::Int(self.num_heads as i64)), ("interleaved", Attribute::Int(0))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        same_dtype(graph, self.input, self.cos_cache)?;
+        same_dtype(graph, self.cos_cache, self.sin_cache)?;
+        expect_dtype(graph, self.position_ids, Dtype::I64)?;
+        one(graph.fact(self.input).clone())
+    }
+}
+
+/// Causal attention over the cache. Outputs: `[batch, sequence, num_heads * head_dim]`, present key, present value.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupQueryAttention {
+    /// `[batch, sequence, num_heads * head_dim]`, or q, k and v side by side where `key` and `value` are absent.
+    pub query: Value,
+    /// Key and value, each `[batch, sequence, num_kv_heads * head_dim]`.
+    pub key_value: Option<(Value, Value)>,
+    /// `[batch, num_kv_heads, past, head_dim]`
+    pub past_key: Value,
+    pub past_value: Value,
+    /// int32 `[batch]`: tokens of each row, less one.
+    pub seqlens_k: Value,
+    /// int32 scalar: the longest row's tokens.
+    pub total_sequence_length: Value,
+    /// Cosines and sines `[positions, rotated / 2]`, where the op rotates.
+    pub rotation: Option<(Value, Value)>,
+    pub num_heads: usize,
+    pub num_kv_heads: usize,
+    pub head_dim: usize,
+    pub scale: f32,
+    pub window: Option<usize>,
+}
+
+impl Op for GroupQueryAttention {
+    const TYPE: &'static str = "GroupQueryAttention";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![
+            Some(self.query),
+            self.key_value.map(|(key, _)| key),
+            self.key_value.map(|(_, value)| value),
+            Some(self.past_key),
+            Some(self.past_value),
+            Some(self.seqlens_k),
+            Some(self.total_sequence_length),
+            self.rotation.map(|(cos, _)| cos),
+            self.rotation.map(|(_, sin)| sin),
+        ]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![
+            ("num_heads", Attribute::Int(self.num_heads as i64)),
+            ("kv_num_heads", Attribute::Int(self.num_kv_heads as i64)),
+            ("scale", Attribute::Float(self.scale)),
+            ("local_window_size", Attribute::Int(self.window.map_or(-1, |window| window as i64))),
+            ("softcap", Attribute::Float(0.0)),
+            ("do_rotary", Attribute::Int(i64::from(self.rotation.is_some()))),
+            ("rotary_interleaved", Attribute::Int(0)),
+        ]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let (heads, kv_heads) = (self.num_heads as u64, self.num_kv_heads as u64);
+        let head_dim = self.head_dim as u64;
+        match self.key_value {
+            None => expect_last(graph, self.query, (heads + 2 * kv_heads) * head_dim)?,
+            Some((key, value)) => {
+                expect_last(graph, self.query, heads * head_dim)?;
+                expect_last(graph, key, kv_heads * head_dim)?;
+                expect_last(graph, value, kv_heads * head_dim)?;
+            }
+        }
+        same_dtype(graph, self.query, self.past_key)?;
+        if let Some((cos, sin)) = self.rotation {
+            same_dtype(graph, self.query, cos)?;
+            same_dtype(graph, cos, sin)?;
+        }
+        expect_dtype(graph, self.seqlens_k, Dtype::I32)?;
+        expect_dtype(graph, self.total_sequence_length, Dtype::I32)?;
+        let past = graph.fact(self.past_key);
+        let [batch, kv, _, width] = &past.shape[..] else { return Err(format!("past key is {past}, expected rank 4")) };
+        let present = vec![batch.clone(), kv.clone(), Dim::Symbol("total_sequence_length"), width.clone()];
+        let present = Fact::new(past.dtype, present);
+        Ok(vec![Some(graph.fact(self.query).with_last(heads * head_dim)), Some(present.clone()), Some(present)])
+    }
+}

@@ -1,0 +1,63 @@
+//! The operators that lowering emits: required inputs are fields, optional ones are `Option` fields.
+
+mod contrib;
+mod standard;
+
+pub use contrib::{
+    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding,
+    SkipSimplifiedLayerNormalization,
+};
+pub use standard::{
+    Add, Cast, Cos, Div, Gather, Gelu, MatMul, Max, Mul, Pow, Range, ReduceSum, Relu, Reshape, Shape, Sigmoid,
+    SimplifiedLayerNormalization, Sin, Slice, Split, Sub, Unsqueeze,
+};
+
+use super::{Dim, Dtype, Fact, Graph, Value};
+
+type Facts = Result<Vec<Option<Fact>>, String>;
+
+fn one(fact: Fact) -> Facts {
+    Ok(vec![Some(fact)])
+}
+
+fn same_dtype(graph: &Graph, a: Value, b: Value) -> Result<Dtype, String> {
+    let (a, b) = (graph.fact(a), graph.fact(b));
+    if a.dtype == b.dtype { Ok(a.dtype) } else { Err(format!("inputs are {a} and {b}, expected one dtype")) }
+}
+
+fn expect_dtype(graph: &Graph, value: Value, dtype: Dtype) -> Result<(), String> {
+    let fact = graph.fact(value);
+    if fact.dtype == dtype { Ok(()) } else { Err(format!("input is {fact}, expected {}", dtype.name())) }
+}
+
+fn expect_shape(graph: &Graph, value: Value, shape: &[Dim]) -> Result<(), String> {
+    let fact = graph.fact(value);
+    if fact.shape == shape { Ok(()) } else { Err(format!("input is {fact}, expected shape {shape:?}")) }
+}
+
+fn expect_last(graph: &Graph, value: Value, size: u64) -> Result<(), String> {
+    let fact = graph.fact(value);
+    if fact.last() == Some(&Dim::Known(size)) {
+        Ok(())
+    } else {
+        Err(format!("input is {fact}, expected {size} in the last dimension"))
+    }
+}
+
+/// The shape of two values broadcast together, by NumPy's rule.
+fn broadcast(graph: &Graph, a: Value, b: Value) -> Facts {
+    let dtype = same_dtype(graph, a, b)?;
+    let (a, b) = (graph.fact(a), graph.fact(b));
+    let rank = a.shape.len().max(b.shape.len());
+    let at = |fact: &Fact, index: usize| (index + fact.shape.len()).checked_sub(rank).map(|i| fact.shape[i].clone());
+    let mut shape = Vec::with_capacity(rank);
+    for index in 0..rank {
+        shape.push(match (at(a, index), at(b, index)) {
+            (Some(dim), None) | (None, Some(dim)) => dim,
+            (Some(Dim::Known(1)), Some(dim)) | (Some(dim), Some(Dim::Known(1))) => dim,
+            (Some(left), Some(right)) if left == right => left,
+            _ => return Err(format!("{a} and {b} do not broadcast")),
+        });
+    }
+    one(Fact::new(dtype, shape))
+}

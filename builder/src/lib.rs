@@ -1,0 +1,38 @@
+//! From a decoder's description to an ONNX package that onnxruntime-genai and ONNX Runtime load.
+//!
+//! ```text
+//! DecoderSpec ─► lower ─► Plan ─► account ─► materialize ─► genai_config, sidecars ─► commit
+//!                pure     graph,  against    the only step                            rename
+//!                         layout, the        that touches
+//!                         jobs    headers    weight bytes
+//! ```
+//!
+//! Invariants:
+//! - No weight byte is read before [`materialize`](mod@materialize), or held after the tile that needed it.
+//! - ONNX Runtime is never linked and never loaded here.
+//! - Only [`target`] knows what a provider can do; lowering asks its row.
+//! - Bytes do not depend on thread count, memory budget, shard order or machine.
+//! - The output path holds a complete package, or what it held before.
+//!
+//! Left out: running packages (`genai-validate`), reading sources (`genai-checkpoint`), rounding rules
+//! (`genai-quantize`).
+
+mod accounting;
+mod build;
+mod error;
+mod genai_config;
+pub mod graph;
+mod lower;
+pub mod materialize;
+mod output;
+pub mod plan;
+mod precision;
+mod sidecar;
+pub mod target;
+
+pub use build::{Report, Request, build, plan};
+pub use error::{Error, ErrorKind, Result};
+pub use lower::{Settings, lower};
+pub use plan::Plan;
+pub use precision::{Precision, Recipe, Role};
+pub use target::{TARGETS, Target};

@@ -1,0 +1,139 @@
+//! Linears: one node over the weights of one or several modules that read the same input.
+//!
+//! ```text
+//! x ─► MatMul (float [k, n]) or MatMulNBits (codes, scales, zero points) ─► Add bias, where there is one
+//! ```
+
+use genai_architectures::Linear;
+use genai_quantize::IntScheme;
+
+use super::Lowering;
+use crate::{
+    Result, Role,
+    graph::{
+        Dtype, Value,
+        ops::{Add, MatMul, MatMulNBits},
+    },
+    plan::{Job, Rows, Segment, Sink},
+};
+
+/// A quantized matrix in the graph.
+#[derive(Clone, Copy)]
+pub(super) struct QuantizedMatrix {
+    pub(super) codes: Value,
+    pub(super) codes_slot: usize,
+    pub(super) scales: Value,
+    pub(super) zero_points: Option<Value>,
+    pub(super) scheme: IntScheme,
+    pub(super) n: usize,
+    pub(super) k: usize,
+}
+
+impl Lowering<'_> {
+    /// `modules` side by side: their outputs one after another in the last dimension.
+    pub(super) fn linear(&mut self, path: &str, role: Role, input: Value, modules: &[&Linear]) -> Result<Value> {
+        let k = modules.first().map_or(0, |module| module.in_features);
+        let mut segments = Vec::with_capacity(modules.len());
+        for module in modules {
+            self.require(&module.weight(), &[module.out_features, module.in_features])?;
+            segments.push(Segment { tensor: Some(module.weight()), rows: module.out_features });
+        }
+        let product = match self.settings.recipe.scheme(role) {
+            None => self.float_matmul(path, input, segments, k)?,
+            Some(scheme) => {
+                let matrix = self.quantized(path, segments, k, scheme)?;
+                self.quantized_matmul(path, input, &matrix)?
+            }
+        };
+        if modules.iter().any(|module| module.bias) { self.bias(path, product, modules) } else { Ok(product) }
+    }
+
+    fn float_matmul(&mut self, path: &str, input: Value, segments: Vec<Segment>, k: usize) -> Result<Value> {
+        let n = segments.iter().map(|segment| segment.rows).sum();
+        let (weight, slot) = self.stored(&format!("{}.MatMul.weight", dotted(path)), self.dtype, &[k, n])?;
+        self.count(n * k, n * k * self.dtype.bytes() as usize);
+        let sink = Sink::Transposed { slot, dtype: self.dtype };
+        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k, sink });
+        self.graph.add(&format!("{path}/MatMul"), &MatMul { a: input, b: weight })
+    }
+
+    /// Reserves codes, scales and zero points, and the job that makes them.
+    pub(super) fn quantized(
+        &mut self,
+        path: &str,
+        segments: Vec<Segment>,
+        k: usize,
+        scheme: IntScheme,
+    ) -> Result<QuantizedMatrix> {
+        let n: usize = segments.iter().map(|segment| segment.rows).sum();
+        let name = format!("{}.MatMul.weight", dotted(path));
+        let (blocks, block_bytes) = (scheme.blocks(k), scheme.code_bytes_per_block());
+        let codes_name = format!("{name}_Q{}", scheme.bits());
+        let (codes, codes_slot) = self.stored(&codes_name, Dtype::U8, &[n, blocks, block_bytes])?;
+        let (scales, scales_slot) = self.stored(&format!("{name}_scales"), self.dtype, &[n, blocks])?;
+        let zero_point_bytes = scheme.zero_point_bytes_per_row(k);
+        let zero_points = if scheme.is_symmetric() {
+            None
+        } else {
+            Some(self.stored(&format!("{name}_zero_points"), Dtype::U8, &[n, zero_point_bytes])?)
+        };
+        let scale_dtype = self.scale_dtype()?;
+        let row_bytes = blocks * (block_bytes + scale_dtype.size()) + zero_point_bytes;
+        self.count(n * k, n * row_bytes);
+        let sink = Sink::Blocks {
+            scheme,
+            scale_dtype,
+            codes: codes_slot,
+            scales: scales_slot,
+            zero_points: zero_points.map(|(_, slot)| slot),
+        };
+        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k, sink });
+        let zero_points = zero_points.map(|(value, _)| value);
+        Ok(QuantizedMatrix { codes, codes_slot, scales, zero_points, scheme, n, k })
+    }
+
+    pub(super) fn quantized_matmul(&mut self, path: &str, input: Value, matrix: &QuantizedMatrix) -> Result<Value> {
+        let op = MatMulNBits {
+            a: input,
+            b: matrix.codes,
+            scales: matrix.scales,
+            zero_points: matrix.zero_points,
+            k: matrix.k,
+            n: matrix.n,
+            scheme: matrix.scheme,
+            accuracy_level: self.settings.accuracy_level,
+        };
+        // The node says its width; the value keeps the name that it has in a float package.
+        let name = format!("{path}/MatMul_Q{}", matrix.scheme.bits());
+        let outputs = self.graph.wire(&name, &format!("{path}/MatMul"), &op)?;
+        Ok(outputs[0])
+    }
+
+    /// Biases side by side, zeros for a module that has none.
+    fn bias(&mut self, path: &str, product: Value, modules: &[&Linear]) -> Result<Value> {
+        let n: usize = modules.iter().map(|module| module.out_features).sum();
+        let (bias, slot) = self.stored(&format!("{}.Add.bias", dotted(path)), self.dtype, &[n])?;
+        let mut segments = Vec::with_capacity(modules.len());
+        for module in modules {
+            let tensor = module.bias.then(|| module.bias_name());
+            if let Some(tensor) = &tensor {
+                self.require(tensor, &[module.out_features])?;
+            }
+            segments.push(Segment { tensor, rows: module.out_features });
+        }
+        let sink = Sink::Dense { slot, dtype: self.dtype };
+        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k: 1, sink });
+        self.graph.add(&format!("{path}/Add"), &Add(product, bias))
+    }
+
+    /// Counts weights and the bytes that they take up.
+    pub(super) fn count(&mut self, weights: usize, bytes: usize) {
+        self.weights += weights as u64;
+        self.weight_bytes += bytes as u64;
+    }
+}
+
+/// `/model/layers.0/mlp` as initializers spell it: `model.layers.0.mlp`.
+pub(super) fn dotted(path: &str) -> String {
+    path.trim_start_matches('/').replace('/', ".")
+}

@@ -1,0 +1,137 @@
+//! Everything about a package that is known before a weight is read: graph, data file layout, jobs.
+
+use std::collections::BTreeMap;
+
+use genai_architectures::Rope;
+use genai_quantize::{IntScheme, ScaleDtype};
+
+use crate::graph::{Dtype, Graph, to_model};
+
+/// A package to be: printable, and complete but for the bytes of the weights.
+#[derive(Debug)]
+pub struct Plan {
+    pub graph: Graph,
+    /// Name of the data file, beside the graph.
+    pub data_file: String,
+    pub slots: Vec<Slot>,
+    /// Length of the data file in bytes.
+    pub data_bytes: u64,
+    pub jobs: Vec<Job>,
+    /// Every tensor that the jobs read, with the shape that it must have.
+    pub tensors: BTreeMap<String, Vec<u64>>,
+    /// Learned weights in linears and tables, and the bytes that they take up with scales and zero points.
+    pub weights: u64,
+    pub weight_bytes: u64,
+}
+
+/// A stretch of the data file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Slot {
+    pub offset: u64,
+    pub length: u64,
+}
+
+/// A matrix to be made row by row: what its rows are, and where and how they are stored.
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub rows: Rows,
+    /// Number of rows, the out features of a linear.
+    pub n: usize,
+    /// Length of a row, the in features of a linear.
+    pub k: usize,
+    pub sink: Sink,
+}
+
+/// Where rows come from.
+#[derive(Debug, Clone)]
+pub enum Rows {
+    /// Rows of tensors, one after another.
+    Checkpoint(Vec<Segment>),
+    /// A rotary table: row `p` holds the cosines (or sines) of position `p`.
+    Rotary { rope: Rope, part: RotaryPart },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RotaryPart {
+    Cos,
+    Sin,
+}
+
+/// Consecutive rows of a matrix in the making.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Segment {
+    /// `None` stands for rows of zeros.
+    pub tensor: Option<String>,
+    pub rows: usize,
+}
+
+/// How rows are stored. Numbers are f32 until here and rounded once.
+#[derive(Debug, Clone, Copy)]
+pub enum Sink {
+    /// `[n, k]`
+    Dense { slot: usize, dtype: Dtype },
+    /// `[k, n]`
+    Transposed { slot: usize, dtype: Dtype },
+    /// Codes `[n, code bytes]`, scales `[n, blocks]`, zero points `[n, zero point bytes]`.
+    Blocks { scheme: IntScheme, scale_dtype: ScaleDtype, codes: usize, scales: usize, zero_points: Option<usize> },
+}
+
+/// Lays stretches one behind another.
+///
+/// Tensors that a runtime may map or load by pages start on a page; small ones on a cache line.
+#[derive(Debug, Default)]
+pub(crate) struct Layout {
+    pub(crate) slots: Vec<Slot>,
+    pub(crate) end: u64,
+}
+
+impl Layout {
+    const PAGE: u64 = 4096;
+    const LINE: u64 = 64;
+
+    /// Reserves `length` bytes and returns the index of the slot.
+    pub(crate) fn reserve(&mut self, length: u64) -> usize {
+        let alignment = if length >= 16 * Self::PAGE { Self::PAGE } else { Self::LINE };
+        let offset = self.end.next_multiple_of(alignment);
+        self.slots.push(Slot { offset, length });
+        self.end = offset + length;
+        self.slots.len() - 1
+    }
+}
+
+impl Plan {
+    /// The graph as the bytes of `model.onnx`.
+    pub fn model_bytes(&self) -> Vec<u8> {
+        use prost::Message;
+        to_model(&self.graph, &self.slots, &self.data_file).encode_to_vec()
+    }
+
+    /// Bits per weight of linears and tables, scales and zero points included.
+    pub fn bits_per_weight(&self) -> f64 {
+        8.0 * self.weight_bytes as f64 / self.weights as f64
+    }
+}
+
+impl Job {
+    /// What the job makes, for messages and progress: the first tensor it reads.
+    pub fn subject(&self) -> &str {
+        match &self.rows {
+            Rows::Checkpoint(segments) => {
+                segments.iter().find_map(|segment| segment.tensor.as_deref()).unwrap_or("zeros")
+            }
+            Rows::Rotary { part: RotaryPart::Cos, .. } => "cos_cache",
+            Rows::Rotary { part: RotaryPart::Sin, .. } => "sin_cache",
+        }
+    }
+
+    /// Bytes that one row takes up in the data file.
+    pub fn stored_row_bytes(&self) -> u64 {
+        match &self.sink {
+            Sink::Dense { dtype, .. } | Sink::Transposed { dtype, .. } => self.k as u64 * dtype.bytes(),
+            Sink::Blocks { scheme, scale_dtype, .. } => {
+                let scales = scheme.blocks(self.k) * scale_dtype.size();
+                (scheme.code_bytes_per_row(self.k) + scales + scheme.zero_point_bytes_per_row(self.k)) as u64
+            }
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! The command line as typed: names, short texts, no defaults that depend on one another.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const AFTER_HELP: &str = "\
+Examples:
+  genai-build -i ./Llama-3.2-1B -p int4 -e cpu -o out/llama --validate
+  genai-build plan -i ./Llama-3.2-1B -p fp16 -e cuda
+  genai-build run out/llama --prompt \"Once upon a time\"
+
+The flags of a build are those of onnxruntime-genai's model builder, so that
+`python -m onnxruntime_genai.models.builder ARGS` becomes `genai-build ARGS`.
+
+Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed input,
+5 incomplete or contradictory input, 6 not in the cache, 8 disk, memory or IO, 9 output in the way,
+10 validation failed, 12 refused, 13 validation could not run.";
+
+/// Turns a Hugging Face checkpoint into an ONNX package for onnxruntime-genai, and checks that it is right.
+#[derive(Debug, Parser)]
+#[command(version, after_help = AFTER_HELP, args_conflicts_with_subcommands = true, infer_long_args = true)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build a package (what happens without a command, too)
+    Build(BuildArgs),
+    /// Print what a build would make: sizes, operators, memory. Reads no weight and writes nothing
+    Plan(PlanArgs),
+    /// Print what a checkpoint is: family, layers, tensors
+    Inspect(InspectArgs),
+    /// Generate text with a package
+    Run(RunArgs),
+    /// Check a package against a checkpoint
+    Validate(ValidateArgs),
+    /// Find or fetch the ONNX Runtime library that `run` and `validate` need
+    #[command(subcommand)]
+    Runtime(RuntimeCommand),
+}
+
+/// Where the model comes from.
+#[derive(Debug, Args)]
+pub(crate) struct SourceArgs {
+    /// Model: a folder, or ORG/NAME[@REVISION] that is in the Hub cache
+    #[arg(short, long = "model_name", alias = "model-name", value_name = "MODEL")]
+    pub(crate) model_name: Option<String>,
+
+    /// Folder with the checkpoint; wins over --model_name
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) input: Option<PathBuf>,
+
+    /// Hub cache to look in
+    #[arg(short, long = "cache_dir", alias = "cache-dir", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+/// What is made of it.
+#[derive(Debug, Args)]
+pub(crate) struct TargetArgs {
+    /// Storage of the weights
+    #[arg(short, long, value_enum)]
+    pub(crate) precision: Option<PrecisionArg>,
+
+    /// Execution provider that the package is for: cpu or cuda
+    #[arg(
+        short,
+        long = "execution_provider",
+        visible_alias = "ep",
+        alias = "execution-provider",
+        value_name = "PROVIDER"
+    )]
+    pub(crate) execution_provider: Option<String>,
+
+    /// Further settings: block_size, is_symmetric, accuracy_level, filename
+    #[arg(long = "extra_options", alias = "extra-options", num_args = 1.., value_name = "KEY=VALUE")]
+    pub(crate) extra_options: Vec<String>,
+
+    /// Memory for weights in flight, such as 512M or 2G
+    #[arg(long = "max-memory", alias = "max_memory", default_value = "512M", value_name = "SIZE")]
+    pub(crate) max_memory: String,
+
+    /// Worker threads [default: one per core]
+    #[arg(short = 'j', long)]
+    pub(crate) threads: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+
+    /// Folder for the package
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Run the package before it is put in place, and compare its logits with the checkpoint's
+    #[arg(long)]
+    pub(crate) validate: bool,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+
+    /// Print the result as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PlanArgs {
+    #[command(flatten)]
+    pub(crate) source: SourceArgs,
+
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+
+    /// Accepted so that a build's flags can be pasted; nothing is written
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Print the plan as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// A folder, or ORG/NAME[@REVISION] that is in the Hub cache
+    pub(crate) checkpoint: String,
+
+    /// Hub cache to look in
+    #[arg(short, long = "cache_dir", alias = "cache-dir", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+}
+
+/// How ONNX Runtime is found.
+#[derive(Debug, Args)]
+pub(crate) struct RuntimeArgs {
+    /// The ONNX Runtime library to use
+    #[arg(long = "ort-lib", alias = "ort_lib", value_name = "FILE")]
+    pub(crate) ort_lib: Option<PathBuf>,
+
+    /// Never use the network
+    #[arg(long)]
+    pub(crate) offline: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Folder of the package
+    pub(crate) package: PathBuf,
+
+    /// Text to continue
+    #[arg(long)]
+    pub(crate) prompt: String,
+
+    /// The most tokens to generate
+    #[arg(short = 'n', long = "max-tokens", default_value_t = 64)]
+    pub(crate) max_tokens: usize,
+
+    /// Softens (above 1) or sharpens (below 1) the choice of tokens; turns sampling on
+    #[arg(long)]
+    pub(crate) temperature: Option<f32>,
+
+    /// Sample among this many likeliest tokens; turns sampling on
+    #[arg(long = "top-k", alias = "top_k")]
+    pub(crate) top_k: Option<usize>,
+
+    /// Sample among the likeliest tokens that make up this share; turns sampling on
+    #[arg(long = "top-p", alias = "top_p")]
+    pub(crate) top_p: Option<f32>,
+
+    /// Makes sampling repeatable; turns sampling on
+    #[arg(long)]
+    pub(crate) seed: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ValidateArgs {
+    /// Folder of the package
+    pub(crate) package: PathBuf,
+
+    /// The checkpoint that the package was made from
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) checkpoint: String,
+
+    /// The precision whose tolerances apply
+    #[arg(short, long, value_enum)]
+    pub(crate) precision: PrecisionArg,
+
+    /// Hub cache to look in
+    #[arg(short, long = "cache_dir", alias = "cache-dir", value_name = "DIR")]
+    pub(crate) cache_dir: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+
+    /// Print the report as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum RuntimeCommand {
+    /// Say which ONNX Runtime library would be used
+    Show(RuntimeArgs),
+    /// Fetch ONNX Runtime into this tool's cache, with pip
+    Install,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PrecisionArg {
+    Fp32,
+    Fp16,
+    Bf16,
+    Int8,
+    Int4,
+}

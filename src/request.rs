@@ -1,0 +1,139 @@
+//! From what was typed to what is wanted: every default is decided here, once.
+
+use std::path::{Path, PathBuf};
+
+use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
+use genai_checkpoint::{Checkpoint, resolve_model};
+
+use crate::{
+    args::{PrecisionArg, SourceArgs, TargetArgs},
+    extra_options::ExtraOptions,
+    failure::Failure,
+};
+
+const DEFAULT_BLOCK_SIZE: usize = 32;
+
+/// Opens the checkpoint that was named, headers only.
+pub(crate) fn open(source: &SourceArgs) -> Result<Checkpoint, Failure> {
+    let folder = match (&source.input, &source.model_name) {
+        (Some(input), _) => input.clone(),
+        (None, Some(name)) => resolve_model(name, source.cache_dir.as_deref())?,
+        (None, None) => {
+            return Err(Failure::usage("no model given")
+                .with_hint("name a folder with -i DIR, or a model in the Hub cache with -m ORG/NAME"));
+        }
+    };
+    Ok(Checkpoint::open(&folder)?)
+}
+
+/// The settings of a build, without its output.
+pub(crate) struct Resolved {
+    pub(crate) settings: Settings,
+    pub(crate) filename: String,
+    pub(crate) limits: Limits,
+}
+
+pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
+    let Some(precision) = target.precision else {
+        return Err(Failure::usage("no precision given").with_hint("-p fp32, fp16, bf16, int8 or int4"));
+    };
+    let Some(provider) = &target.execution_provider else {
+        return Err(Failure::usage("no execution provider given").with_hint("-e cpu or -e cuda"));
+    };
+    let precision = Precision::from(precision);
+    let options = ExtraOptions::parse(&target.extra_options)?;
+    let target_row = Target::find(provider)?;
+    target_row.activation_dtype(precision)?;
+    if precision.bits().is_none() {
+        let quantization = [
+            ("block_size", options.block_size.is_some()),
+            ("is_symmetric", options.is_symmetric.is_some()),
+            ("accuracy_level", options.accuracy_level.is_some()),
+        ];
+        if let Some((key, _)) = quantization.iter().find(|(_, given)| *given) {
+            return Err(Failure::usage(format!("extra option {key} has no meaning for {}", precision.name()))
+                .with_hint("it belongs to -p int4 and -p int8"));
+        }
+    }
+    let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+    let threads = match target.threads {
+        Some(0) => return Err(Failure::usage("--threads is 0, expected at least 1")),
+        Some(threads) => threads,
+        None => std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    Ok(Resolved {
+        settings: Settings {
+            target: target_row,
+            precision,
+            recipe: Recipe::uniform(precision, block_size, options.is_symmetric.unwrap_or(true))?,
+            accuracy_level: options.accuracy_level.unwrap_or(target_row.accuracy_level),
+        },
+        filename: options.filename.unwrap_or_else(|| "model.onnx".to_owned()),
+        limits: Limits { max_memory: memory(&target.max_memory)?, threads },
+    })
+}
+
+impl Resolved {
+    pub(crate) fn into_request(self, output: PathBuf) -> Request {
+        Request { settings: self.settings, filename: self.filename, output, limits: self.limits }
+    }
+}
+
+/// Refuses an output that is the checkpoint itself.
+pub(crate) fn check_output(output: &Path, checkpoint: &Checkpoint) -> Result<(), Failure> {
+    let same = match (output.canonicalize(), checkpoint.dir().canonicalize()) {
+        (Ok(output), Ok(input)) => output == input,
+        _ => false,
+    };
+    if same {
+        return Err(Failure::new(
+            crate::failure::code::OUTPUT_CONFLICT,
+            format!("the output {} is the checkpoint itself", output.display()),
+        )
+        .with_hint("give another folder with -o"));
+    }
+    Ok(())
+}
+
+/// `512M`, `2G`, `65536`: bytes, with a binary suffix or none.
+fn memory(text: &str) -> Result<u64, Failure> {
+    let wrong = || Failure::usage(format!("--max-memory is {text:?}, expected a size such as 512M or 2G"));
+    let upper = text.trim().to_ascii_uppercase();
+    let upper = upper.strip_suffix("IB").or(upper.strip_suffix('B')).unwrap_or(&upper);
+    let (digits, shift) = match upper.char_indices().last() {
+        Some((end, 'K')) => (&upper[..end], 10),
+        Some((end, 'M')) => (&upper[..end], 20),
+        Some((end, 'G')) => (&upper[..end], 30),
+        Some((end, 'T')) => (&upper[..end], 40),
+        _ => (upper, 0),
+    };
+    let number: u64 = digits.trim().parse().map_err(|_| wrong())?;
+    number.checked_mul(1 << shift).filter(|bytes| *bytes > 0).ok_or_else(wrong)
+}
+
+impl From<PrecisionArg> for Precision {
+    fn from(precision: PrecisionArg) -> Self {
+        match precision {
+            PrecisionArg::Fp32 => Self::Fp32,
+            PrecisionArg::Fp16 => Self::Fp16,
+            PrecisionArg::Bf16 => Self::Bf16,
+            PrecisionArg::Int8 => Self::Int8,
+            PrecisionArg::Int4 => Self::Int4,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::memory;
+
+    #[test]
+    fn sizes_have_binary_suffixes() {
+        assert_eq!(memory("512M").unwrap(), 512 << 20);
+        assert_eq!(memory("2GiB").unwrap(), 2 << 30);
+        assert_eq!(memory("4096").unwrap(), 4096);
+        for bad in ["", "0", "-1", "1.5G", "99999999999T", "G", "ü"] {
+            assert!(memory(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! One sequence and its cache.
+
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::IoBinding;
+use ort::value::DynTensor;
+
+use crate::model::{self, Model, Row};
+use crate::{Error, Matrix, Result};
+
+/// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
+/// checking: a graph can be wrong in one alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CacheMode {
+    /// One buffer of full length per tensor, input and output at once; the graph writes in place
+    /// (GroupQueryAttention does).
+    Shared,
+    /// The present of one run is the past of the next, one step longer.
+    Growing,
+}
+
+impl CacheMode {
+    /// The mode in which the peer would run the model.
+    pub fn of(model: &Model) -> Self {
+        if model.shares_buffer() { Self::Shared } else { Self::Growing }
+    }
+}
+
+/// Feeds tokens to a [`Model`] and returns logits. Lengths are counted, never inferred from pad ids.
+pub struct Generator<'m> {
+    model: &'m mut Model,
+    cache: Cache,
+    length: usize,
+    max_length: usize,
+}
+
+enum Cache {
+    /// The binding keeps the buffers alive; one binding serves the whole sequence.
+    Shared(IoBinding),
+    /// In the order of the model's cache slots.
+    Growing(Vec<DynTensor>),
+}
+
+impl<'m> Generator<'m> {
+    /// A sequence of at most `max_length` tokens. Shared mode takes the memory for all of them now:
+    /// 2 x layers x heads x `max_length` x head size elements.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] unless `max_length` is from 1 to the context length.
+    pub fn new(model: &'m mut Model, max_length: usize, mode: CacheMode) -> Result<Self> {
+        let longest = model.context_length();
+        if !(1..=longest).contains(&max_length) {
+            return Err(Error::argument("max_length", max_length, format!("1 to context_length {longest}")));
+        }
+        let cache = match mode {
+            CacheMode::Shared => Cache::Shared(bind_shared(model, max_length)?),
+            CacheMode::Growing => Cache::Growing(empty_cache(model)?),
+        };
+        Ok(Self { model, cache, length: 0, max_length })
+    }
+
+    /// Tokens in the cache.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.length == 0
+    }
+
+    /// Runs the new tokens behind those in the cache. The logits are `[tokens, vocab_size]`, a row for each new token,
+    /// or `[1, vocab_size]` where the graph returns the last row only.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for no tokens, an id outside the vocabulary, or more tokens than `max_length`;
+    /// [`Error::Execution`] if the run fails. After an error the sequence is what it was before.
+    pub fn append(&mut self, ids: &[u32]) -> Result<Matrix> {
+        self.model.check_ids(ids)?;
+        let end = self.length.saturating_add(ids.len());
+        if end > self.max_length {
+            return Err(Error::argument("the sequence length", end, format!("at most max_length {}", self.max_length)));
+        }
+        let inputs = self.model.token_inputs(&[Row { ids, past: self.length }], ids.len())?;
+        let logits = match &mut self.cache {
+            Cache::Shared(binding) => run_shared(self.model, binding, inputs, ids.len())?,
+            Cache::Growing(past) => run_growing(self.model, past, inputs, ids.len())?,
+        };
+        self.length = end;
+        Ok(logits)
+    }
+
+    /// Forgets all tokens but the first `length`. What a shared buffer holds beyond them stays there, unread by a
+    /// right graph.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for a length beyond the current one.
+    pub fn rewind(&mut self, length: usize) -> Result<()> {
+        if length > self.length {
+            return Err(Error::argument("the length to rewind to", length, format!("at most {}", self.length)));
+        }
+        if let Cache::Growing(past) = &mut self.cache
+            && length < self.length
+        {
+            let slots = self.model.wiring.slots.iter().zip(past.iter());
+            *past = slots
+                .map(|(slot, cache)| slot.shortened(&self.model.session, cache, length))
+                .collect::<Result<_>>()?;
+        }
+        self.length = length;
+        Ok(())
+    }
+
+    /// Forgets all tokens.
+    pub fn reset(&mut self) -> Result<()> {
+        self.rewind(0)
+    }
+}
+
+fn empty_cache(model: &Model) -> Result<Vec<DynTensor>> {
+    model.wiring.slots.iter().map(|slot| slot.empty(&model.session, 1)).collect()
+}
+
+fn bind_shared(model: &Model, max_length: usize) -> Result<IoBinding> {
+    let mut binding = model.session.create_binding().map_err(Error::execution("creating a binding"))?;
+    for slot in &model.wiring.slots {
+        let mut buffer = slot.buffer(&model.session, max_length)?;
+        // Both calls hold on to the buffer itself, because it was made by `DynTensor::new`; other tensors are copied.
+        let doing = || format!("binding {} and {}", slot.past, slot.present);
+        binding.bind_input(&slot.past, &buffer).map_err(Error::execution(doing()))?;
+        binding.bind_output(&slot.present, &mut buffer).map_err(Error::execution(doing()))?;
+    }
+    Ok(binding)
+}
+
+fn run_shared(
+    model: &mut Model,
+    binding: &mut IoBinding,
+    inputs: Vec<(String, DynTensor)>,
+    tokens: usize,
+) -> Result<Matrix> {
+    for (name, tensor) in &inputs {
+        binding.bind_input(name, tensor).map_err(Error::execution(format!("binding {name}")))?;
+    }
+    // Bound anew each time: the logits of the last run may have another shape.
+    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
+        .map_err(Error::execution("describing CPU memory"))?;
+    binding
+        .bind_output_to_device(&model.wiring.logits, &memory)
+        .map_err(Error::execution(format!("binding {}", model.wiring.logits)))?;
+    let outputs = model.session.run_binding(binding).map_err(Error::execution("running the model"))?;
+    only_row(model.wiring.take_logits(&outputs, (1, tokens))?)
+}
+
+fn run_growing(
+    model: &mut Model,
+    past: &mut Vec<DynTensor>,
+    inputs: Vec<(String, DynTensor)>,
+    tokens: usize,
+) -> Result<Matrix> {
+    let Model { session, wiring, .. } = model;
+    // Handing over the past would lose it if the run fails, so the run gets views.
+    let views = wiring.slots.iter().zip(past.iter()).map(|(slot, cache)| (slot.past.clone(), cache.into()));
+    let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).chain(views).collect();
+    let mut outputs = model::run(session, inputs)?;
+    let logits = only_row(wiring.take_logits(&outputs, (1, tokens))?)?;
+    let present = wiring.slots.iter().map(|slot| {
+        let value = outputs.remove(&slot.present).ok_or_else(|| format!("no output `{}`", slot.present));
+        let tensor = value.and_then(|value| value.downcast().map_err(|error| error.to_string()));
+        tensor.map_err(Error::execution("reading the cache"))
+    });
+    let present = present.collect::<Result<Vec<DynTensor>>>()?;
+    drop(outputs);
+    *past = present;
+    Ok(logits)
+}
+
+fn only_row(rows: Vec<Matrix>) -> Result<Matrix> {
+    rows.into_iter().next().ok_or_else(|| Error::execution("reading the logits")("an empty batch"))
+}

@@ -1,0 +1,36 @@
+//! Is a package right? Loads a folder made for onnxruntime-genai, runs it on ONNX Runtime, and compares it with
+//! references that share no code with the builder.
+//!
+//! ```text
+//!  runtime::find ──► Runtime ──┐
+//!                              ├──► Model ──► Generator ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
+//!  Package::open ──► Package ──┘                               │
+//!                                                              └──► metrics ──► ParityReport: pass, ambiguous, fail
+//!  reference.npz ─────────────────────────┬──► Reference ──────────────┘
+//!  DecoderSpec, Checkpoint ► interpreter ─┘
+//! ```
+//!
+//! Invariants:
+//! - Nothing here imports `genai-builder`: parity must not share the code that it checks.
+//! - ONNX Runtime is loaded at run time and only by path, so that a missing library is an error and never a panic.
+//! - Lengths are kept explicitly. The peer infers the last position from the pad id and so reads the wrong row of a
+//!   prompt which ends in it; this crate does not.
+//! - A package is input from a stranger: every path in it stays inside its folder and every name template is parsed.
+//!
+//! Left out: execution providers other than CPU, beam search, multimodal and encoder-decoder packages.
+
+#![deny(unsafe_code)]
+
+mod error;
+pub mod interpreter;
+mod matrix;
+pub mod metrics;
+mod npz;
+mod reference;
+pub mod runtime;
+mod verdict;
+
+pub use error::{Error, ErrorKind, Result};
+pub use matrix::{Matrix, argmax};
+pub use reference::{PromptReference, Reference};
+pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

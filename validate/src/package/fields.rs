@@ -1,0 +1,165 @@
+//! One JSON object of the configuration, and where in the file it is.
+
+use std::path::{Component, Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use super::Template;
+use crate::{Error, Result};
+
+/// Sizes and ids are 32-bit signed in the peer; `i32::MAX` bounds them here too.
+const LARGEST: u64 = i32::MAX as u64;
+
+pub(super) struct Fields<'a> {
+    /// None for an optional object that is absent.
+    object: Option<&'a Map<String, Value>>,
+    path: String,
+    file: &'a Path,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn root(value: &'a Value, file: &'a Path) -> Result<Self> {
+        let object = value.as_object().ok_or_else(|| Error::package(file, "is not a JSON object"))?;
+        Ok(Self { object: Some(object), path: String::new(), file })
+    }
+
+    pub(super) fn object(&self, key: &str) -> Result<Self> {
+        let object = self.required(key)?.as_object().ok_or_else(|| self.mismatch(key, "an object"))?;
+        Ok(Self { object: Some(object), path: self.path_of(key), file: self.file })
+    }
+
+    pub(super) fn object_or_empty(&self, key: &str) -> Result<Self> {
+        match self.get(key) {
+            Some(_) => self.object(key),
+            None => Ok(Self { object: None, path: self.path_of(key), file: self.file }),
+        }
+    }
+
+    /// Present and not an empty text or list: what a writer leaves when it means "none".
+    pub(super) fn has(&self, key: &str) -> bool {
+        match self.get(key) {
+            None | Some(Value::Null) => false,
+            Some(Value::String(text)) => !text.is_empty(),
+            Some(Value::Array(list)) => !list.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    pub(super) fn text(&self, key: &str) -> Result<&'a str> {
+        let text = self.required(key)?.as_str().ok_or_else(|| self.mismatch(key, "a text"))?;
+        if text.is_empty() { Err(self.error(key, "is empty")) } else { Ok(text) }
+    }
+
+    pub(super) fn optional_text(&self, key: &str) -> Result<Option<&'a str>> {
+        self.get(key).map(|value| value.as_str().ok_or_else(|| self.mismatch(key, "a text"))).transpose()
+    }
+
+    /// A graph name; absent gives the default.
+    pub(super) fn name(&self, key: &str, default: &str) -> Result<String> {
+        match self.get(key) {
+            Some(_) => Ok(self.text(key)?.to_owned()),
+            None => Ok(default.to_owned()),
+        }
+    }
+
+    pub(super) fn template(&self, key: &str, default: &str) -> Result<Template> {
+        Template::parse(&self.name(key, default)?).map_err(|problem| self.error(key, problem))
+    }
+
+    /// A required whole number of at least 1.
+    pub(super) fn count(&self, key: &str) -> Result<usize> {
+        self.required(key)?;
+        match self.optional_integer(key)? {
+            Some(count) if count > 0 => Ok(count),
+            _ => Err(self.mismatch(key, "a whole number of at least 1")),
+        }
+    }
+
+    pub(super) fn optional_integer(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let expected = || self.mismatch(key, "a whole number from 0 to 2147483647");
+        let number = value.as_u64().filter(|&number| number <= LARGEST).ok_or_else(expected)?;
+        usize::try_from(number).map(Some).map_err(|_| expected())
+    }
+
+    pub(super) fn number(&self, key: &str) -> Result<Option<f32>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_f64().map(|number| number as f32) {
+            Some(number) if number.is_finite() => Ok(Some(number)),
+            _ => Err(self.mismatch(key, "a finite number")),
+        }
+    }
+
+    pub(super) fn flag(&self, key: &str) -> Result<Option<bool>> {
+        self.get(key).map(|value| value.as_bool().ok_or_else(|| self.mismatch(key, "true or false"))).transpose()
+    }
+
+    /// One id. Writers put -1 for "none", so a negative number counts as absent.
+    pub(super) fn token(&self, key: &str) -> Result<Option<u32>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(value) if value.as_i64().is_some_and(|id| id < 0) => Ok(None),
+            Some(value) => Ok(Some(self.id(key, value)?)),
+        }
+    }
+
+    /// One id or a list of ids; a list must not be empty.
+    pub(super) fn tokens(&self, key: &str) -> Result<Option<Vec<u32>>> {
+        match self.get(key) {
+            None => Ok(None),
+            Some(Value::Array(list)) if list.is_empty() => Err(self.error(key, "is an empty list")),
+            Some(Value::Array(list)) => list.iter().map(|value| self.id(key, value)).collect::<Result<_>>().map(Some),
+            Some(value) => Ok(Some(vec![self.id(key, value)?])),
+        }
+    }
+
+    /// A relative path that stays inside the folder, by the rules of every platform, because packages travel.
+    pub(super) fn path(&self, key: &str) -> Result<PathBuf> {
+        let text = self.text(key)?;
+        let path = Path::new(text);
+        let plain = path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
+        if !plain || text.contains(['\\', ':', '\0']) {
+            return Err(self.error(key, format!("is {text:?}, expected a relative path inside the package")));
+        }
+        Ok(path.to_path_buf())
+    }
+
+    pub(super) fn error(&self, key: &str, problem: impl Into<String>) -> Error {
+        Error::Config { file: self.file.to_path_buf(), key: self.path_of(key), problem: problem.into() }
+    }
+
+    fn id(&self, key: &str, value: &Value) -> Result<u32> {
+        value
+            .as_u64()
+            .filter(|&id| id <= LARGEST)
+            .and_then(|id| u32::try_from(id).ok())
+            .ok_or_else(|| self.error(key, format!("is {}, expected a token id", shown(value))))
+    }
+
+    fn required(&self, key: &str) -> Result<&'a Value> {
+        self.get(key).ok_or_else(|| self.error(key, "is missing"))
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object?.get(key)
+    }
+
+    fn mismatch(&self, key: &str, expected: &str) -> Error {
+        let found = self.get(key).map_or_else(|| "absent".into(), shown);
+        self.error(key, format!("is {found}, expected {expected}"))
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+}
+
+/// Short enough for a message, whatever the file holds.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(_) => "a list".into(),
+        Value::Object(_) => "an object".into(),
+        Value::String(text) if text.chars().count() > 40 => "a long text".into(),
+        plain => plain.to_string(),
+    }
+}
