@@ -11,7 +11,8 @@ pub(crate) struct ExtraOptions {
     pub(crate) filename: Option<String>,
 }
 
-const KNOWN: &[&str] = &["block_size", "is_symmetric", "accuracy_level", "filename", "algo_config", "hf_token", "hf_remote"];
+const KNOWN: &[&str] =
+    &["block_size", "is_symmetric", "accuracy_level", "filename", "algo_config", "hf_token", "hf_remote"];
 
 impl ExtraOptions {
     pub(crate) fn parse(options: &[String]) -> Result<Self, Failure> {
@@ -39,7 +40,9 @@ impl ExtraOptions {
                 let level = value.parse().ok().filter(|level| *level <= 4);
                 self.accuracy_level = Some(level.ok_or_else(|| wrong("a number from 0 to 4"))?);
             }
-            "filename" => self.filename = Some(filename(value).ok_or_else(|| wrong("a plain name such as model.onnx"))?),
+            "filename" => {
+                self.filename = Some(filename(value).ok_or_else(|| wrong("a plain name such as model.onnx"))?)
+            }
             "algo_config" => {
                 if value != "default" {
                     return Err(Failure::unsupported(
@@ -53,7 +56,8 @@ impl ExtraOptions {
             "hf_remote" => {
                 if boolean(value).ok_or_else(|| wrong("true or false"))? {
                     return Err(Failure::refused(
-                        "hf_remote=true asks to run code from the model's repository, which this tool never does".to_owned(),
+                        "hf_remote=true asks to run code from the model's repository, which this tool never does"
+                            .to_owned(),
                         "leave it out: supported families need no code from the repository",
                     ));
                 }
@@ -123,8 +127,16 @@ mod tests {
     #[test]
     fn values_are_checked() {
         for bad in [
-            "block_size=17", "block_size=-32", "is_symmetric=maybe", "accuracy_level=5", "filename=../escaped.onnx",
-            "filename=a/b.onnx", "filename=CON.onnx", "filename=model", "filename=.onnx", "block_size",
+            "block_size=17",
+            "block_size=-32",
+            "is_symmetric=maybe",
+            "accuracy_level=5",
+            "filename=../escaped.onnx",
+            "filename=a/b.onnx",
+            "filename=CON.onnx",
+            "filename=model",
+            "filename=.onnx",
+            "block_size",
         ] {
             assert_eq!(parse(&[bad]).unwrap_err().code, 2, "{bad}");
         }

@@ -1,16 +1,40 @@
+//! The command line: what was typed ([`args`]) becomes what is wanted ([`request`]), a library does it, and a short
+//! report or an error with a hint is printed. stdout carries results, stderr everything for people.
+
 mod args;
+mod commands;
 mod extra_options;
 mod failure;
+mod report;
 mod request;
+
+use std::process::ExitCode;
+
 use clap::Parser;
-fn main() {
-    let cli = args::Cli::parse();
-    let run = || -> Result<(), failure::Failure> {
-        let checkpoint = request::open(&cli.build.source)?;
-        let resolved = request::resolve(&cli.build.target)?;
-        let report = genai_builder::build(&checkpoint, &resolved.into_request(cli.build.output.clone().unwrap()), &|_| {})?;
-        eprintln!("{:?} {}", report.files, report.plan.bits_per_weight());
-        Ok(())
-    };
-    if let Err(e) = run() { eprintln!("{e}"); std::process::exit(e.code.into()); }
+
+use crate::{
+    args::{Cli, Command},
+    failure::Failure,
+};
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            commands::note(&failure.to_string());
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<(), Failure> {
+    match &cli.command {
+        None => commands::build::run(&cli.build),
+        Some(Command::Build(args)) => commands::build::run(args),
+        Some(Command::Plan(args)) => commands::plan::run(args),
+        Some(Command::Inspect(args)) => commands::inspect::run(args),
+        Some(Command::Run(args)) => commands::run::run(args),
+        Some(Command::Validate(args)) => commands::validate::run(args),
+        Some(Command::Runtime(command)) => commands::runtime::run(command),
+    }
 }

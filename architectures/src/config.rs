@@ -50,9 +50,39 @@ const HARMLESS: &[&str] = &[
 
 /// Parts of names that mark a key as maths. A key without any of them is bookkeeping.
 const MATHS: &[&str] = &[
-    "act", "alibi", "attention", "attn", "bias", "clip", "embed", "expert", "factor", "gate", "head", "hidden", "kv",
-    "layer", "logit", "mlp", "moe", "multiplier", "norm", "parallel", "position", "qk", "rank", "residual", "rope",
-    "rotary", "router", "scal", "sink", "soft", "theta", "tie", "window",
+    "act",
+    "alibi",
+    "attention",
+    "attn",
+    "bias",
+    "clip",
+    "embed",
+    "expert",
+    "factor",
+    "gate",
+    "head",
+    "hidden",
+    "kv",
+    "layer",
+    "logit",
+    "mlp",
+    "moe",
+    "multiplier",
+    "norm",
+    "parallel",
+    "position",
+    "qk",
+    "rank",
+    "residual",
+    "rope",
+    "rotary",
+    "router",
+    "scal",
+    "sink",
+    "soft",
+    "theta",
+    "tie",
+    "window",
 ];
 
 impl Config {
@@ -159,9 +189,9 @@ impl Config {
 
     pub(crate) fn opt_strings(&self, key: &str) -> Result<Option<Vec<String>>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let strings = value.as_array().and_then(|items| {
-            items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()
-        });
+        let strings = value
+            .as_array()
+            .and_then(|items| items.iter().map(|item| item.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>());
         strings.map(Some).ok_or_else(|| Error::invalid(self.path(key), "a list of strings", kind_of(value)))
     }
 
@@ -179,8 +209,11 @@ impl Config {
             match value {
                 // An object that was opened answers for its own keys.
                 Value::Object(values) if was_read => {
-                    let nested =
-                        Self { values: Rc::new(values.clone()), prefix: format!("{path}."), read: Rc::clone(&self.read) };
+                    let nested = Self {
+                        values: Rc::new(values.clone()),
+                        prefix: format!("{path}."),
+                        read: Rc::clone(&self.read),
+                    };
                     nested.collect_unread(keys);
                 }
                 _ if was_read || HARMLESS.contains(&key.as_str()) || is_neutral(value) => {}

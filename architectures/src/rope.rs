@@ -134,8 +134,9 @@ impl Rope {
     /// `llama3` the published figure is the stretched one.
     pub fn context_length(&self, max_position_embeddings: usize) -> usize {
         let stretched = match self.scaling {
-            RopeScaling::Dynamic { factor, original_context }
-            | RopeScaling::Yarn { factor, original_context, .. } => (original_context as f64 * factor) as usize,
+            RopeScaling::Dynamic { factor, original_context } | RopeScaling::Yarn { factor, original_context, .. } => {
+                (original_context as f64 * factor) as usize
+            }
             RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 0,
         };
         stretched.max(max_position_embeddings)

@@ -1,6 +1,6 @@
 //! The pipeline, from a request to a package.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use genai_architectures::{Config, DecoderSpec, describe};
 use genai_checkpoint::Checkpoint;
@@ -25,6 +25,14 @@ pub struct Request {
     pub limits: Limits,
 }
 
+/// A finished package that is not in its place yet; dropped without a commit, it is gone.
+#[derive(Debug)]
+pub struct Built {
+    output: StagedOutput,
+    spec: DecoderSpec,
+    plan: Plan,
+}
+
 /// What a build made.
 #[derive(Debug)]
 pub struct Report {
@@ -43,11 +51,12 @@ pub fn plan(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Res
     Ok((spec, plan))
 }
 
-/// Builds a package. `progress` is told bytes done of the data file.
+/// Builds a package beside its place. `progress` is told the bytes of the data file that are done, and how many there
+/// will be.
 ///
 /// # Errors
-/// The output path then holds what it held before.
-pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64) + Sync)) -> Result<Report> {
+/// Nothing is left behind then.
+pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Built> {
     let (spec, plan, copies) = planned(checkpoint, &request.settings, &request.filename)?;
     let sidecars = Sidecars::read(checkpoint, spec.context_length)?;
     let sources = Sources {
@@ -60,13 +69,30 @@ pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64)
 
     check_copies(&copies, checkpoint)?;
     let output = StagedOutput::create(&request.output)?;
-    materialize(&plan, checkpoint, &output.folder().join(&plan.data_file), &request.limits, progress)?;
+    let data_file = output.folder().join(&plan.data_file);
+    materialize(&plan, checkpoint, &data_file, &request.limits, &|done| progress(done, plan.data_bytes))?;
     checkpoint.verify_unchanged()?;
     output.write(&request.filename, &plan.model_bytes())?;
     sidecars.write(output.folder())?;
     output.write("genai_config.json", genai_config.to_json().as_bytes())?;
-    let files = output.commit("genai_config.json")?;
-    Ok(Report { spec, plan, files })
+    Ok(Built { output, spec, plan })
+}
+
+impl Built {
+    /// Where the package is until it is committed.
+    pub fn folder(&self) -> &Path {
+        self.output.folder()
+    }
+
+    pub fn spec(&self) -> &DecoderSpec {
+        &self.spec
+    }
+
+    /// Puts the package in its place.
+    pub fn commit(self) -> Result<Report> {
+        let files = self.output.commit("genai_config.json")?;
+        Ok(Report { spec: self.spec, plan: self.plan, files })
+    }
 }
 
 fn planned(
@@ -88,7 +114,9 @@ fn refuse_quantized(checkpoint: &Checkpoint) -> Result<()> {
     };
     let method = config.get("quant_method").and_then(|method| method.as_str()).unwrap_or("unknown");
     Err(Error::Unsupported {
-        what: format!("config.json: the checkpoint is quantized already (`quantization_config.quant_method` = {method:?})"),
+        what: format!(
+            "config.json: the checkpoint is quantized already (`quantization_config.quant_method` = {method:?})"
+        ),
         hint: "give the checkpoint in bf16, fp16 or fp32 that it was made from".to_owned(),
     })
 }

@@ -127,9 +127,7 @@ impl GenaiConfig {
                     num_hidden_layers: spec.layers.len(),
                     num_key_value_heads: attention.num_kv_heads,
                 },
-                pad_token_id: sources
-                    .token("pad_token_id", sources.tokenizer.pad, spec.vocab_size)?
-                    .unwrap_or(eos[0]),
+                pad_token_id: sources.token("pad_token_id", sources.tokenizer.pad, spec.vocab_size)?.unwrap_or(eos[0]),
                 eos_token_id: if eos.len() == 1 { OneOrMore::One(eos[0]) } else { OneOrMore::More(eos) },
                 r#type: spec.runtime_type,
                 vocab_size: spec.vocab_size,

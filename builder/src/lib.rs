@@ -30,7 +30,7 @@ mod precision;
 mod sidecar;
 pub mod target;
 
-pub use build::{Report, Request, build, plan};
+pub use build::{Built, Report, Request, build, plan};
 pub use error::{Error, ErrorKind, Result};
 pub use lower::{Settings, lower};
 pub use plan::Plan;

@@ -147,9 +147,9 @@ fn token_id(tokenizer: &Map<String, Value>, token: &str) -> Option<u64> {
         match tokenizer.get("model")?.get("vocab")? {
             Value::Object(vocab) => vocab.get(token)?.as_u64(),
             // Unigram lists pairs of token and score; the place is the id.
-            Value::Array(pairs) => pairs.iter().position(|pair| pair.get(0).and_then(Value::as_str) == Some(token))?
-                .try_into()
-                .ok(),
+            Value::Array(pairs) => {
+                pairs.iter().position(|pair| pair.get(0).and_then(Value::as_str) == Some(token))?.try_into().ok()
+            }
             _ => None,
         }
     })

@@ -1,9 +1,6 @@
 //! What each execution provider can do: one row, data only. Lowering asks the row and never the name.
 
-use crate::{
-    Error, Precision, Result,
-    graph::Dtype,
-};
+use crate::{Error, Precision, Result, graph::Dtype};
 
 /// An execution provider and its kernels.
 #[derive(Debug)]

@@ -35,7 +35,7 @@ pub struct Generator<'m> {
 
 enum Cache {
     /// The binding keeps the buffers alive; one binding serves the whole sequence.
-    Shared(IoBinding),
+    Shared(Box<IoBinding>),
     /// In the order of the model's cache slots.
     Growing(Vec<DynTensor>),
 }
@@ -52,7 +52,7 @@ impl<'m> Generator<'m> {
             return Err(Error::argument("max_length", max_length, format!("1 to context_length {longest}")));
         }
         let cache = match mode {
-            CacheMode::Shared => Cache::Shared(bind_shared(model, max_length)?),
+            CacheMode::Shared => Cache::Shared(Box::new(bind_shared(model, max_length)?)),
             CacheMode::Growing => Cache::Growing(empty_cache(model)?),
         };
         Ok(Self { model, cache, length: 0, max_length })
@@ -82,7 +82,7 @@ impl<'m> Generator<'m> {
         let inputs = self.model.token_inputs(&[Row { ids, past: self.length }], ids.len())?;
         let logits = match &mut self.cache {
             Cache::Shared(binding) => run_shared(self.model, binding, inputs, ids.len())?,
-            Cache::Growing(past) => run_growing(self.model, past, inputs, ids.len())?,
+            Cache::Growing(past) => run_growing(self.model, past, inputs, self.length, ids.len())?,
         };
         self.length = end;
         Ok(logits)
@@ -101,9 +101,8 @@ impl<'m> Generator<'m> {
             && length < self.length
         {
             let slots = self.model.wiring.slots.iter().zip(past.iter());
-            *past = slots
-                .map(|(slot, cache)| slot.shortened(&self.model.session, cache, length))
-                .collect::<Result<_>>()?;
+            *past =
+                slots.map(|(slot, cache)| slot.shortened(&self.model.session, cache, length)).collect::<Result<_>>()?;
         }
         self.length = length;
         Ok(())
@@ -154,6 +153,7 @@ fn run_growing(
     model: &mut Model,
     past: &mut Vec<DynTensor>,
     inputs: Vec<(String, DynTensor)>,
+    length: usize,
     tokens: usize,
 ) -> Result<Matrix> {
     let Model { session, wiring, .. } = model;
@@ -162,11 +162,7 @@ fn run_growing(
     let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).chain(views).collect();
     let mut outputs = model::run(session, inputs)?;
     let logits = only_row(wiring.take_logits(&outputs, (1, tokens))?)?;
-    let present = wiring.slots.iter().map(|slot| {
-        let value = outputs.remove(&slot.present).ok_or_else(|| format!("no output `{}`", slot.present));
-        let tensor = value.and_then(|value| value.downcast().map_err(|error| error.to_string()));
-        tensor.map_err(Error::execution("reading the cache"))
-    });
+    let present = wiring.slots.iter().map(|slot| slot.take_present(&mut outputs, length + tokens));
     let present = present.collect::<Result<Vec<DynTensor>>>()?;
     drop(outputs);
     *past = present;

@@ -22,15 +22,30 @@
 #![deny(unsafe_code)]
 
 mod error;
+mod generate;
+mod generator;
 pub mod interpreter;
 mod matrix;
 pub mod metrics;
+mod model;
 mod npz;
+mod package;
+mod parity;
 mod reference;
 pub mod runtime;
+pub mod sampling;
+mod tokenizer;
 mod verdict;
 
 pub use error::{Error, ErrorKind, Result};
+pub use generate::{Finish, GenerateOptions, Generation, generate};
+pub use generator::{CacheMode, Generator};
 pub use matrix::{Matrix, argmax};
+pub use model::{LoadOptions, Model};
+pub use package::{Decoder, Inputs, Outputs, Package, Search, Template};
+pub use parity::compare_prompts;
 pub use reference::{PromptReference, Reference};
+pub use runtime::{Network, Runtime};
+pub use sampling::{Sampler, SamplingOptions};
+pub use tokenizer::{SpecialTokens, TextStream, Tokenizer};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

@@ -8,7 +8,7 @@ use tokenizers::{
 
 use crate::{Error, Result};
 
-pub const TOKENIZER_FILE: &str = "tokenizer.json";
+pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 
 /// The largest vocabularies in use take 40 MB.
 const LARGEST_FILE: u64 = 512 << 20;
@@ -134,8 +134,11 @@ mod tests {
 
     /// A byte-level vocabulary: id = place in this list; `Ġ` is a space, and the last four are the bytes of U+1F600.
     fn tokenizer() -> (tempfile::TempDir, Tokenizer) {
-        let vocab: serde_json::Map<String, serde_json::Value> =
-            ["<s>", "h", "i", "Ġ", "hi", "ð", "Ł", "ĺ", "Ģ"].iter().zip(0..).map(|(t, id)| (t.to_string(), id.into())).collect();
+        let vocab: serde_json::Map<String, serde_json::Value> = ["<s>", "h", "i", "Ġ", "hi", "ð", "Ł", "ĺ", "Ģ"]
+            .iter()
+            .zip(0..)
+            .map(|(t, id)| (t.to_string(), id.into()))
+            .collect();
         let json = serde_json::json!({
             "version": "1.0",
             "truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0},

@@ -10,11 +10,11 @@ use crate::{
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     let attention_bias = config.bool_or("attention_bias", false)?;
     let mlp_bias = config.bool_or("mlp_bias", false)?;
-    decoder(config, &Defaults { num_kv_heads: None, head_dim: None }, &Biases {
-        qkv: attention_bias,
-        o: attention_bias,
-        mlp: mlp_bias,
-    })
+    decoder(
+        config,
+        &Defaults { num_kv_heads: None, head_dim: None },
+        &Biases { qkv: attention_bias, o: attention_bias, mlp: mlp_bias },
+    )
 }
 
 /// What a family's config class assumes where the key is absent; `None` derives it from the other sizes.

@@ -90,8 +90,7 @@ impl Lowering<'_> {
         let scale = self.vector(&format!("{}.layernorm.weight", dotted(path)), norm.weight(), head_dim)?;
         let flat = self.graph.fact(input).shape.clone();
         let [batch, sequence, _] = &flat[..] else { return Err(Error::graph(path, "expected rank 3")) };
-        let split =
-            vec![batch.clone(), sequence.clone(), Dim::Known(heads as u64), Dim::Known(head_dim as u64)];
+        let split = vec![batch.clone(), sequence.clone(), Dim::Known(heads as u64), Dim::Known(head_dim as u64)];
         // Zero keeps a dimension.
         let target = self.graph.constant(Constant::Int64s(vec![0, 0, heads as i64, head_dim as i64]))?;
         let apart = self.graph.add(&format!("{path}/Reshape_1"), &Reshape { input, target, shape: split })?;

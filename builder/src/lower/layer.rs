@@ -90,9 +90,7 @@ impl Lowering<'_> {
 
     fn norm_weight(&mut self, norm: &Norm, path: &str) -> Result<Value> {
         match norm.kind {
-            NormKind::Rms => {
-                self.vector(&format!("{}.weight", dotted(path)), norm.weight(), self.spec.hidden_size)
-            }
+            NormKind::Rms => self.vector(&format!("{}.weight", dotted(path)), norm.weight(), self.spec.hidden_size),
         }
     }
 

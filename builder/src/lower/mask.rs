@@ -40,12 +40,17 @@ impl Lowering<'_> {
 
     /// The inputs `past_key_values.{i}.key` of all layers, then those of the values.
     pub(super) fn past(&mut self) -> Result<Vec<(Value, Value)>> {
-        let facts: Vec<Fact> = self.spec.layers.iter().map(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            let (heads, width) = (attention.num_kv_heads as u64, attention.head_dim as u64);
-            let past = Dim::Symbol("past_sequence_length");
-            Fact::new(self.dtype, vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)])
-        }).collect();
+        let facts: Vec<Fact> = self
+            .spec
+            .layers
+            .iter()
+            .map(|layer| {
+                let Mixer::Attention(attention) = &layer.mixer;
+                let (heads, width) = (attention.num_kv_heads as u64, attention.head_dim as u64);
+                let past = Dim::Symbol("past_sequence_length");
+                Fact::new(self.dtype, vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)])
+            })
+            .collect();
         let mut inputs = |part: &str| -> Result<Vec<Value>> {
             let named = facts.iter().enumerate();
             named.map(|(i, fact)| self.graph.input(&format!("past_key_values.{i}.{part}"), fact.clone())).collect()

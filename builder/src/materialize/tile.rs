@@ -90,9 +90,9 @@ impl Tile {
         self.values.resize(start + piece.rows * k, 0.0);
         let Some(name) = piece.tensor else { return Ok(()) };
         let values = &mut self.values[start..];
-        let tensor = checkpoint.tensor(name).ok_or_else(|| Error::Tensors {
-            problems: vec![format!("tensor {name:?} is missing")],
-        })?;
+        let tensor = checkpoint
+            .tensor(name)
+            .ok_or_else(|| Error::Tensors { problems: vec![format!("tensor {name:?} is missing")] })?;
         let element = (tensor.dtype.bits() / 8) as usize;
         self.source.resize(values.len() * element, 0);
         checkpoint.read(tensor, (piece.first_row * k * element) as u64, &mut self.source)?;

@@ -10,7 +10,7 @@ use ort::ErrorCode;
 use ort::session::{Session, SessionInputValue, SessionOutputs};
 use ort::value::DynTensor;
 
-use wiring::{PositionIds, Port, Wiring};
+use wiring::{Port, PositionIds, Wiring};
 
 use crate::package::Package;
 use crate::runtime::Runtime;
@@ -196,7 +196,10 @@ pub(crate) struct Row<'a> {
 }
 
 /// Runs the graph with named inputs; every output is allocated by ONNX Runtime.
-pub(crate) fn run<'s>(session: &'s mut Session, inputs: Vec<(String, SessionInputValue)>) -> Result<SessionOutputs<'s>> {
+pub(crate) fn run<'s>(
+    session: &'s mut Session,
+    inputs: Vec<(String, SessionInputValue)>,
+) -> Result<SessionOutputs<'s>> {
     session.run(inputs).map_err(Error::execution("running the model"))
 }
 

@@ -20,7 +20,8 @@ pub(super) fn integers(element: Element, shape: &[usize], values: Vec<i64>) -> R
 
 /// A zeroed tensor in ONNX Runtime's own memory: only such a tensor can be bound as input and output at once.
 pub(super) fn zeros(session: &Session, element: Element, shape: &[usize]) -> Result<DynTensor> {
-    let fits = shape.iter().try_fold(4usize, |bytes, &dim| bytes.checked_mul(dim)).is_some_and(|b| i64::try_from(b).is_ok());
+    let fits =
+        shape.iter().try_fold(4usize, |bytes, &dim| bytes.checked_mul(dim)).is_some_and(|b| i64::try_from(b).is_ok());
     if !fits {
         return Err(Error::argument("the shape of a cache tensor", format!("{shape:?}"), "less than 2^63 bytes"));
     }
@@ -64,10 +65,11 @@ where
     if heads == 0 || count == 0 {
         return Ok(());
     }
-    let sources = source.chunks_exact(source.len() / heads);
+    let sources = source.chunks_exact((source.len() / heads).max(1));
     let targets = target.chunks_exact_mut(count);
     for (source, target) in sources.zip(targets) {
-        let kept = source.get(..count).ok_or_else(|| Error::execution(doing)("the cache is shorter than its rewind"))?;
+        let kept =
+            source.get(..count).ok_or_else(|| Error::execution(doing)("the cache is shorter than its rewind"))?;
         target.copy_from_slice(kept);
     }
     Ok(())

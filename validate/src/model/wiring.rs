@@ -109,11 +109,7 @@ impl Wiring {
 
     /// The logits of a run over `[batch, tokens]`, one matrix per row of the batch: `[tokens, vocab_size]`, or
     /// `[1, vocab_size]` where the graph returns the last column only.
-    pub(crate) fn take_logits(
-        &self,
-        outputs: &SessionOutputs,
-        (batch, tokens): (usize, usize),
-    ) -> Result<Vec<Matrix>> {
+    pub(crate) fn take_logits(&self, outputs: &SessionOutputs, (batch, tokens): (usize, usize)) -> Result<Vec<Matrix>> {
         let refuse = |problem: String| Error::execution("reading the logits")(problem);
         let value = outputs.get(&self.logits).ok_or_else(|| refuse(format!("no output `{}`", self.logits)))?;
         let (shape, values) = tensors::floats(value)?;
@@ -142,7 +138,10 @@ impl PositionIds {
     fn of(port: &Port) -> Result<Self> {
         let planes = match port.dims.as_slice() {
             [planes, _, _] => Some(usize::try_from(*planes).map_err(|_| {
-                Error::unsupported(format!("graph input `{}` with a leading dimension that is not fixed", port.name), "[3, batch, tokens]")
+                Error::unsupported(
+                    format!("graph input `{}` with a leading dimension that is not fixed", port.name),
+                    "[3, batch, tokens]",
+                )
             })?),
             _ => None,
         };
@@ -194,6 +193,19 @@ impl CacheSlot {
         tensors::zeros(session, self.element, &[batch, self.heads, 0, self.head_size])
     }
 
+    /// The cache after a run of one sequence, which must hold exactly `tokens`.
+    pub(crate) fn take_present(&self, outputs: &mut SessionOutputs, tokens: usize) -> Result<DynTensor> {
+        let refuse = |problem: String| Error::execution(format!("reading {}", self.present))(problem);
+        let value = outputs.remove(&self.present).ok_or_else(|| refuse("no such output".into()))?;
+        let tensor: DynTensor = value.downcast().map_err(|error| refuse(error.to_string()))?;
+        let expected = [1, self.heads, tokens, self.head_size].map(|dim| i64::try_from(dim).unwrap_or(i64::MAX));
+        if **tensor.shape() == expected {
+            Ok(tensor)
+        } else {
+            Err(refuse(format!("shape {}, expected {expected:?}", tensor.shape())))
+        }
+    }
+
     /// A copy of the first `tokens` of a one-row cache tensor.
     pub(crate) fn shortened(&self, session: &Session, cache: &DynTensor, tokens: usize) -> Result<DynTensor> {
         let mut shorter = self.buffer(session, tokens)?;
@@ -216,7 +228,8 @@ fn check_logits(outputs: &[Port], package: &Package) -> Result<String> {
         && columns >= 0
         && usize::try_from(columns) != Ok(package.vocab_size)
     {
-        let problem = format!("`{name}` has {columns} columns, genai_config.json says vocab_size {}", package.vocab_size);
+        let problem =
+            format!("`{name}` has {columns} columns, genai_config.json says vocab_size {}", package.vocab_size);
         return Err(Error::package(&decoder.model, problem));
     }
     Ok(name.clone())
@@ -295,17 +308,29 @@ mod tests {
     #[test]
     fn what_cannot_be_fed_or_run_is_named() {
         for (message, expected) in [
-            (refused(|inputs, _| inputs.push(port("pixels", Element::Float32, &[]))), "graph input `pixels` is not supported"),
+            (
+                refused(|inputs, _| inputs.push(port("pixels", Element::Float32, &[]))),
+                "graph input `pixels` is not supported",
+            ),
             (refused(|inputs, _| inputs[0].element = Some(Element::Float32)), "`input_ids`"),
             (refused(|inputs, _| drop(inputs.remove(0))), "no input `input_ids`"),
             (refused(|inputs, _| inputs.truncate(2)), "complete cache: 0 inputs"),
-            (refused(|inputs, _| drop(inputs.remove(2))), "complete cache: 2 inputs like `past_key_values.0.key`, 1 like"),
-            (refused(|_, outputs| drop(outputs.remove(1))), "has input `past_key_values.7.value` but no output `present.7.value`"),
+            (
+                refused(|inputs, _| drop(inputs.remove(2))),
+                "complete cache: 2 inputs like `past_key_values.0.key`, 1 like",
+            ),
+            (
+                refused(|_, outputs| drop(outputs.remove(1))),
+                "has input `past_key_values.7.value` but no output `present.7.value`",
+            ),
             (refused(|inputs, _| inputs[3].element = Some(Element::Bfloat16)), "supported: float32, float16"),
             (refused(|_, outputs| outputs[1].element = Some(Element::Float32)), "`present.7.value` is f32"),
             (refused(|inputs, _| inputs[2].dims = vec![-1, 5, 32, 16]), "exactly 32 tokens"),
             (refused(|inputs, _| inputs[2].dims = vec![2, -1, 5, -1, 16]), "of shape [2, -1, 5, -1, 16]"),
-            (refused(|_, outputs| outputs[0].dims = vec![-1, -1, 98]), "`logits` has 98 columns, genai_config.json says vocab_size 99"),
+            (
+                refused(|_, outputs| outputs[0].dims = vec![-1, -1, 98]),
+                "`logits` has 98 columns, genai_config.json says vocab_size 99",
+            ),
             (refused(|_, outputs| outputs[0].element = Some(Element::Bfloat16)), "of `logits`"),
             (refused(|_, outputs| drop(outputs.remove(0))), "no output `logits`"),
         ] {

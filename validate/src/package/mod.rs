@@ -15,7 +15,7 @@ pub use template::Template;
 
 use crate::{Error, Result};
 
-pub const CONFIG_FILE: &str = "genai_config.json";
+pub(crate) const CONFIG_FILE: &str = "genai_config.json";
 
 /// A configuration is a few KiB; anything larger than this is not one.
 const LARGEST_CONFIG: u64 = 16 << 20;
@@ -107,7 +107,9 @@ impl Package {
         let eos_token_ids = match (model.tokens("eos_token_id")?, pad_token_id) {
             (Some(ids), _) => ids,
             (None, Some(pad)) => vec![pad],
-            (None, None) => return Err(model.error("eos_token_id", "is missing, and there is no pad_token_id to stand in")),
+            (None, None) => {
+                return Err(model.error("eos_token_id", "is missing, and there is no pad_token_id to stand in"));
+            }
         };
         Ok(Self {
             folder: folder.to_path_buf(),

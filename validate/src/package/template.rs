@@ -43,7 +43,8 @@ mod tests {
         let template = Template::parse("past_key_values.%d.key").unwrap();
         assert_eq!(template.name(12), "past_key_values.12.key");
         assert_eq!(template.layer("past_key_values.12.key"), Some(12));
-        let others = ["past_key_values.12.value", "past_key_values..key", "past_key_values.012.key", "past_key_values.+1.key"];
+        let others =
+            ["past_key_values.12.value", "past_key_values..key", "past_key_values.012.key", "past_key_values.+1.key"];
         for name in others {
             assert_eq!(template.layer(name), None, "{name}");
         }

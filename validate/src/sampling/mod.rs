@@ -79,7 +79,8 @@ impl Sampler {
         }
         // The peer multiplies by the reciprocal, which rounds differently from a division.
         let sharpness = 1.0 / temperature;
-        let candidates = if top_k > 1 { top(logits, top_k, top_p, sharpness) } else { nucleus(logits, top_p, sharpness) };
+        let candidates =
+            if top_k > 1 { top(logits, top_k, top_p, sharpness) } else { nucleus(logits, top_p, sharpness) };
         id(self.draw(&candidates).unwrap_or(best))
     }
 
@@ -176,7 +177,7 @@ fn nucleus(logits: &[f32], top_p: f32, sharpness: f32) -> Vec<Candidate> {
 
 /// The peer sorts 16 tokens, then 64, 256 and so on, and takes a cut exactly at the end of a batch for "not found yet".
 fn ends_a_batch(count: usize) -> bool {
-    count >= 16 && count.is_power_of_two() && count.trailing_zeros() % 2 == 0
+    count >= 16 && count.is_power_of_two() && count.trailing_zeros().is_multiple_of(2)
 }
 
 /// The tokens of the `count` highest scores, highest first; equal scores in the order of their ids.

@@ -118,3 +118,25 @@ fn the_first_draw_is_where_two_words_point() {
     assert_eq!(sampler.pick(&four).unwrap(), 3);
     assert_eq!(sampler.random.next_word(), 3_499_211_612);
 }
+
+/// onnxruntime-genai 0.18 was given these logits by `set_logits` and asked for a token at a time. Twelve tokens each for
+/// (temperature, top_k, top_p, random_seed).
+#[test]
+fn seeded_tokens_are_those_of_the_peer() {
+    let recorded = [
+        ((1.0, 50, 1.0, 0), [1628, 1314, 1180, 1076, 1137, 1198, 1139, 1170, 916, 647, 273, 409]),
+        ((0.7, 40, 0.9, 1), [1508, 1419, 1750, 1151, 1452, 1258, 1139, 870, 586, 527, 708, 469]),
+        ((2.0, 0, 0.9, 42), [384, 1164, 416, 379, 1415, 1048, 1087, 1748, 511, 1203, 633, 155]),
+        ((4.0, 0, 0.99, 7), [113, 1112, 968, 1272, 875, 1206, 644, 1276, 976, 1571, 824, 1835]),
+        ((1.5, 3, 0.0, 123_456_789), [2003, 1914, 1765, 1676, 1527, 1438, 1289, 1170, 1066, 962, 828, 724]),
+        ((8.0, 2048, 0.97, 5), [1313, 2001, 311, 1840, 357, 1372, 15, 1337, 390, 1994, 1056, 1306]),
+    ];
+    for ((temperature, top_k, top_p, seed), expected) in recorded {
+        let mut sampler = Sampler::new(SamplingOptions { temperature, top_k, top_p, seed: Some(seed) }).unwrap();
+        // Multiples of 1/128 from 0 to 16, all different, in another order at every step.
+        let row =
+            |step: usize| (0..2048).map(|id| ((id * 7919 + step * 104_729) % 2048) as f32 / 128.0).collect::<Vec<_>>();
+        let picked = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11].map(|step| sampler.pick(&row(step)).unwrap());
+        assert_eq!(picked, expected, "temperature {temperature}, top_k {top_k}, top_p {top_p}, seed {seed}");
+    }
+}

@@ -61,7 +61,7 @@ pub(super) enum Agreement {
 ///
 /// "Demo models" are tales-llama (2.8 M parameters) and tales-qwen3 (5.5 M), each over 8192 held-out positions against
 /// fp32, all in torch 2 with weights rounded to nearest: what right builds of very small models come to.
-const TABLE: [Tolerance; 6] = [
+const TABLE: [Tolerance; 7] = [
     // max_abs: 1e-4 is what a faithful fp32 build must reach; other tools allow 1e-3 (ORT's llama_parity.py,
     // onnxruntime-genai's and mobius' tests). Two right fp32 implementations measured 0.2e-5 to 4e-5 on the fixtures.
     // kl_mean: an error e of all logits moves KL by about e²/2, so 1e-7 is already generous.
@@ -107,14 +107,22 @@ const TABLE: [Tolerance; 6] = [
         kl_mean: Limit { pass: 0.03, fail: 0.05 },
         agreement: Agreement::Share { pass: 0.93, fail: 0.90 },
     },
-    // Small models lose more per bit. Demo models, blocks of 32 to 128, head included or not: KL 8.0e-3 to 5.4e-2, top-1
-    // 83.5 to 93.7 %; so the plainest int4 of the smallest models may come out ambiguous, which it is.
+    // Small models lose more per bit. Read between the rows above and below.
+    Tolerance {
+        precision: Precision::Int4,
+        parameters: 100_000_000,
+        max_abs: None,
+        kl_mean: Limit { pass: 0.08, fail: 0.2 },
+        agreement: Agreement::Share { pass: 0.88, fail: 0.80 },
+    },
+    // Models of a few million parameters. Demo models, blocks of 32 to 128, head included or not: KL 8.0e-3 to 5.4e-2,
+    // top-1 83.5 to 93.7 %; a share of some dozen positions spreads by 4 % more.
     Tolerance {
         precision: Precision::Int4,
         parameters: 0,
         max_abs: None,
-        kl_mean: Limit { pass: 0.08, fail: 0.2 },
-        agreement: Agreement::Share { pass: 0.88, fail: 0.80 },
+        kl_mean: Limit { pass: 0.1, fail: 0.25 },
+        agreement: Agreement::Share { pass: 0.80, fail: 0.70 },
     },
 ];
 
@@ -138,7 +146,7 @@ mod tests {
     #[test]
     fn every_precision_and_size_has_a_row_and_its_limits_are_in_order() {
         for precision in [Precision::Fp32, Precision::Fp16, Precision::Bf16, Precision::Int8, Precision::Int4] {
-            for parameters in [0, 1, 2_999_999_999, 3_000_000_000, u64::MAX] {
+            for parameters in [0, 1, 99_999_999, 100_000_000, 2_999_999_999, 3_000_000_000, u64::MAX] {
                 let row = Tolerance::of(precision, parameters);
                 assert_eq!(row.precision, precision);
                 for limit in row.max_abs.iter().chain([&row.kl_mean]) {

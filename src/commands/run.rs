@@ -1,0 +1,56 @@
+use genai_validate::{CacheMode, GenerateOptions, Package, SamplingOptions, SpecialTokens, Tokenizer, generate};
+
+use super::{note, print, validate};
+use crate::{args::RunArgs, failure::Failure};
+
+pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
+    let package = Package::open(&args.package)?;
+    let tokenizer = Tokenizer::load(&package.folder)?;
+    let ids = tokenizer.encode(&args.prompt, SpecialTokens::Added)?;
+    if ids.is_empty() {
+        return Err(Failure::usage("the prompt has no tokens"));
+    }
+    let mut model = validate::load(&package, &args.runtime)?;
+    let room = model.context_length();
+    if ids.len() >= room {
+        return Err(Failure::usage(format!(
+            "the prompt has {} tokens, and the context of the model is {room}",
+            ids.len()
+        )));
+    }
+    let options = GenerateOptions {
+        max_length: ids.len().saturating_add(args.max_tokens).min(room),
+        eos_token_ids: &package.eos_token_ids,
+        cache: CacheMode::of(&model),
+        sampling: sampling(args, &package),
+    };
+    print(&args.prompt)?;
+    let mut printed = Ok(());
+    let generation = generate(&mut model, &tokenizer, &ids, options, &mut |piece| {
+        if printed.is_ok() {
+            printed = print(piece);
+        }
+    })?;
+    printed?;
+    print("\n")?;
+    let decoded = generation.ids.len().saturating_sub(1);
+    if decoded > 0 && generation.decode_seconds > 0.0 {
+        let rate = decoded as f64 / generation.decode_seconds;
+        note(&format!("{} tokens, {rate:.1} tokens/s", generation.ids.len()));
+    }
+    Ok(())
+}
+
+/// What was asked for; a sampling flag turns sampling on, and what it leaves open is the package's own setting.
+fn sampling(args: &RunArgs, package: &Package) -> SamplingOptions {
+    let asked = args.temperature.is_some() || args.top_k.is_some() || args.top_p.is_some() || args.seed.is_some();
+    if !asked {
+        return SamplingOptions::of(&package.search, None);
+    }
+    SamplingOptions {
+        temperature: args.temperature.unwrap_or(package.search.temperature),
+        top_k: args.top_k.unwrap_or(package.search.top_k),
+        top_p: args.top_p.unwrap_or(package.search.top_p),
+        seed: args.seed,
+    }
+}

@@ -1,0 +1,128 @@
+use std::path::Path;
+
+use genai_architectures::{Config, DecoderSpec, describe};
+use genai_checkpoint::{Checkpoint, resolve_model};
+use genai_validate::{
+    CacheMode, ErrorKind, GenerateOptions, LoadOptions, Model, Network, Package, ParityReport, Precision, Reference,
+    SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, generate, runtime::find_or_install,
+};
+use serde::Serialize;
+
+use super::{note, print, print_json};
+use crate::{
+    args::{RuntimeArgs, ValidateArgs},
+    failure::{Failure, code},
+    report::Continuation,
+};
+
+/// Logits recorded from transformers, where a checkpoint carries them.
+const RECORDED: &str = "reference.npz";
+
+/// Texts that a checkpoint without recorded logits is read with: prose, dialogue, code and digits.
+const TEXTS: [(&str, &str); 3] = [
+    ("prose", "The lighthouse keeper counted the boats as they came home, and one was missing."),
+    ("dialogue", "\"Where have you been?\" she asked. \"I waited for you until the lamps went out.\""),
+    ("code", "def mean(values):\n    return sum(values) / len(values)  # 3.14159"),
+];
+const GREEDY_STEPS: usize = 16;
+const CONTINUED: (&str, usize) = ("Once upon a time", 32);
+
+#[derive(Serialize)]
+struct ValidateReport {
+    parity: ParityReport,
+    continuation: Continuation,
+}
+
+pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
+    let checkpoint = Checkpoint::open(&resolve_model(&args.checkpoint, args.cache_dir.as_deref())?)?;
+    let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
+    let precision = precision(args.precision.into());
+    let (parity, continuation) = check(&args.package, &checkpoint, &spec, precision, &args.runtime)?;
+    let failed = parity.verdict == Verdict::Fail;
+    if args.json {
+        print_json(&ValidateReport { parity, continuation })?;
+    } else {
+        print(&format!("{parity}greedy: {}{}\n", continuation.prompt, continuation.text))?;
+    }
+    if failed { Err(Failure::new(code::VALIDATION_FAILED, "validation failed")) } else { Ok(()) }
+}
+
+/// Compares a package with recorded logits, or with the f32 interpreter where there are none, and has it continue a
+/// text.
+pub(crate) fn check(
+    package: &Path,
+    checkpoint: &Checkpoint,
+    spec: &DecoderSpec,
+    precision: Precision,
+    runtime: &RuntimeArgs,
+) -> Result<(ParityReport, Continuation), Failure> {
+    let package = Package::open(package)?;
+    let tokenizer = Tokenizer::load(&package.folder)?;
+    let mut model = load(&package, runtime)?;
+    let reference = match checkpoint.file_path(RECORDED) {
+        Some(path) => Reference::read(&path)?,
+        None => interpreted(spec, checkpoint, &tokenizer)?,
+    };
+    let prompts = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
+    let name = match checkpoint.file_path(RECORDED) {
+        Some(_) => format!("recorded logits ({RECORDED})"),
+        None => reference.name,
+    };
+    let parity = ParityReport::new(precision, spec.num_parameters(), name, prompts)?;
+
+    let (prompt, steps) = CONTINUED;
+    let ids = tokenizer.encode(prompt, SpecialTokens::Added)?;
+    let options = GenerateOptions {
+        max_length: (ids.len() + steps).min(model.context_length()),
+        eos_token_ids: &package.eos_token_ids,
+        cache: CacheMode::of(&model),
+        sampling: SamplingOptions::GREEDY,
+    };
+    let generation = generate(&mut model, &tokenizer, &ids, options, &mut |_| {})?;
+    Ok((parity, Continuation { prompt: prompt.to_owned(), text: generation.text }))
+}
+
+/// Loads a package on whichever ONNX Runtime is found, or fetched.
+pub(crate) fn load(package: &Package, args: &RuntimeArgs) -> Result<Model, Failure> {
+    let network = if args.offline { Network::Offline } else { Network::Allowed };
+    let runtime = find_or_install(args.ort_lib.as_deref(), network, &mut note)?;
+    Ok(Model::load(package, &runtime, LoadOptions::default())?)
+}
+
+fn interpreted(spec: &DecoderSpec, checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Reference, Failure> {
+    let mut prompts = Vec::new();
+    for (name, text) in TEXTS {
+        let mut ids = tokenizer.encode(text, SpecialTokens::Added)?;
+        ids.truncate(spec.context_length.saturating_sub(GREEDY_STEPS));
+        if !ids.is_empty() {
+            prompts.push((name.to_owned(), ids));
+        }
+    }
+    note("no recorded logits beside the checkpoint: comparing with the f32 interpreter");
+    Ok(Reference::interpret(spec, checkpoint, &prompts, GREEDY_STEPS)?)
+}
+
+pub(crate) fn precision(precision: genai_builder::Precision) -> Precision {
+    use genai_builder::Precision as Built;
+    match precision {
+        Built::Fp32 => Precision::Fp32,
+        Built::Fp16 => Precision::Fp16,
+        Built::Bf16 => Precision::Bf16,
+        Built::Int8 => Precision::Int8,
+        Built::Int4 => Precision::Int4,
+    }
+}
+
+impl From<genai_validate::Error> for Failure {
+    fn from(error: genai_validate::Error) -> Self {
+        let code = match error.kind() {
+            // A package that this crate cannot run was neither right nor wrong.
+            ErrorKind::Runtime | ErrorKind::Unsupported | ErrorKind::Execution => code::COULD_NOT_RUN,
+            ErrorKind::Package | ErrorKind::Reference => code::MALFORMED,
+            ErrorKind::Checkpoint => code::INCONSISTENT,
+            ErrorKind::Argument => code::USAGE,
+            ErrorKind::Io => code::RESOURCES,
+        };
+        Self { message: error.to_string(), hint: error.hint().map(str::to_owned), code }
+    }
+}

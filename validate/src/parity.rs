@@ -1,0 +1,47 @@
+//! Runs a package on the prompts of a reference and compares.
+
+use crate::metrics::{compare, greedy_match};
+use crate::{CacheMode, Error, Generator, Matrix, Model, PromptParity, PromptReference, Reference, Result, sampling};
+
+/// Prefill logits and greedy continuation of every prompt, compared with the reference's.
+///
+/// The prompt goes in at once and the continuation token by token, so both ways through the cache are compared.
+///
+/// # Errors
+/// Those of [`Generator::append`]; a reference whose prompts do not fit the context or the vocabulary of the package.
+pub fn compare_prompts(model: &mut Model, reference: &Reference, cache: CacheMode) -> Result<Vec<PromptParity>> {
+    reference.prompts.iter().map(|prompt| compare_prompt(model, prompt, cache)).collect()
+}
+
+fn compare_prompt(model: &mut Model, prompt: &PromptReference, cache: CacheMode) -> Result<PromptParity> {
+    let length = prompt.input_ids.len() + prompt.greedy.len();
+    if length > model.context_length() {
+        let expected = format!("at most the context length {}", model.context_length());
+        return Err(Error::argument("the length of a reference prompt with its continuation", length, expected));
+    }
+    let mut generator = Generator::new(model, length, cache)?;
+    let logits = generator.append(&prompt.input_ids)?;
+    // A pruned graph returns the last row alone; the others cannot be compared.
+    let expected = match logits.rows() {
+        1 => last_row(&prompt.logits)?,
+        _ => prompt.logits.clone(),
+    };
+    let metrics = compare(&expected, &logits)?;
+
+    let (mut chosen, mut steps) = (Vec::new(), Vec::new());
+    let mut next = last_row(&logits)?;
+    while chosen.len() < prompt.greedy.len() && next.data().iter().all(|logit| logit.is_finite()) {
+        let id = sampling::greedy(next.data())?;
+        chosen.push(id);
+        steps.extend_from_slice(next.data());
+        next = last_row(&generator.append(&[id])?)?;
+    }
+    let steps = Matrix::new(chosen.len(), logits.cols(), steps)?;
+    let greedy = if prompt.greedy.is_empty() { None } else { Some(greedy_match(&prompt.greedy, &chosen, &steps)?) };
+    Ok(PromptParity { name: prompt.name.clone(), logits: metrics, greedy })
+}
+
+fn last_row(logits: &Matrix) -> Result<Matrix> {
+    let row = logits.data().chunks_exact(logits.cols().max(1)).next_back().unwrap_or_default();
+    Matrix::new(1, row.len(), row.to_vec())
+}
