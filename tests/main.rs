@@ -1,1 +1,15 @@
+//! End to end: the real command line on the checkpoints of `fixtures/`, and the rules of the workspace.
+//!
+//! What needs ONNX Runtime takes it from where the tool finds it, and fetches it once where there is none.
+
+mod broken;
+mod command_line;
+mod genai_config;
+mod golden;
+mod parity;
+mod parts;
+mod reference;
+mod refusals;
+mod same_bytes;
+mod support;
 mod tidy;

@@ -1,4 +1,6 @@
-use genai_validate::{CacheMode, GenerateOptions, Package, SamplingOptions, SpecialTokens, Tokenizer, generate};
+use genai_validate::{
+    CacheMode, GenerateOptions, Package, Sampler, SamplingOptions, SpecialTokens, Tokenizer, generate,
+};
 
 use super::{note, print, validate};
 use crate::{args::RunArgs, failure::Failure};
@@ -24,6 +26,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         cache: CacheMode::of(&model),
         sampling: sampling(args, &package),
     };
+    // A setting out of range is told before anything is printed.
+    Sampler::new(options.sampling)?;
     print(&args.prompt)?;
     let mut printed = Ok(());
     let generation = generate(&mut model, &tokenizer, &ids, options, &mut |piece| {

@@ -198,12 +198,23 @@ fn pieces(segments: &[Segment], first_row: usize, rows: usize) -> Vec<Piece<'_>>
     pieces
 }
 
-/// The error with the tensor and the row that it is about.
+/// The error with the tensor, the row and the column that it is about: the quantizer knows the tile alone.
 fn blame(error: &Unfaithful, job: &Job, first_row: usize) -> Error {
-    let row = match *error {
-        Unfaithful::NonFinite { row, .. } | Unfaithful::ScaleOverflow { row, .. } => row,
-        Unfaithful::ValueOverflow { index, .. } => index / job.k,
-        _ => 0,
+    let (row, reason) = match *error {
+        Unfaithful::NonFinite { row, column, value } => {
+            (row, format!("column {column} is {value}, expected a finite number"))
+        }
+        Unfaithful::ScaleOverflow { row, column, scale, dtype } => {
+            (row, format!("the block at column {column} needs the scale {scale}, which overflows {dtype}"))
+        }
+        Unfaithful::ValueOverflow { index, value, dtype, max } => {
+            let column = index % job.k;
+            (
+                index / job.k,
+                format!("column {column} is {value}, which overflows {dtype}, whose largest value is {max}"),
+            )
+        }
+        _ => (0, error.to_string()),
     };
     let piece = match &job.rows {
         Rows::Checkpoint(segments) => pieces(segments, first_row + row, 1).into_iter().next(),
@@ -212,7 +223,7 @@ fn blame(error: &Unfaithful, job: &Job, first_row: usize) -> Error {
     Error::Weight {
         tensor: piece.as_ref().and_then(|piece| piece.tensor).unwrap_or(job.subject()).to_owned(),
         row: piece.map_or(first_row + row, |piece| piece.first_row) as u64,
-        reason: error.to_string(),
+        reason,
         hint: error.hint(),
     }
 }

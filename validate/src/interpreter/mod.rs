@@ -18,46 +18,34 @@ mod product;
 mod weights;
 
 use genai_architectures::{Activation, DecoderSpec, LmHead, Mixer, Mlp, Norm, NormKind, Residual};
-use genai_checkpoint::Checkpoint;
 use std::ops::Range;
 
 use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
 use product::{linear, product};
-pub(crate) use weights::Weights;
+pub use weights::{Rounded, Rounding, Weights};
 
 /// The logits of every position of every sequence, `[length, vocab_size]` each.
 ///
+/// `weights` is a [`genai_checkpoint::Checkpoint`], or what a package makes of one: see [`Rounded`].
+///
 /// Errors: a sequence that is empty, longer than the model's context or has an id outside the vocabulary; a tensor
 /// that is missing or of another shape; a failed read.
-pub fn logits(spec: &DecoderSpec, checkpoint: &Checkpoint, sequences: &[&[u32]]) -> Result<Vec<Matrix>> {
-    logits_of(spec, checkpoint, sequences)
-}
-
-/// The `steps` most likely tokens after each prompt, one after the other; of equal logits, the lowest id.
-///
-/// Every step is a whole forward pass over prompts and continuations, and reads the whole checkpoint: meant for small
-/// models. Under dynamic rope scaling past the original context every step turns all keys by the current length, as a
-/// model without a cache does; generation with a cache keeps the keys that it has.
-///
-/// Errors: those of [`logits`], and logits that are not numbers.
-pub fn greedy(spec: &DecoderSpec, checkpoint: &Checkpoint, prompts: &[&[u32]], steps: usize) -> Result<Vec<Vec<u32>>> {
-    greedy_of(spec, checkpoint, prompts, steps)
-}
-
-pub(crate) fn logits_of(spec: &DecoderSpec, weights: &dyn Weights, sequences: &[&[u32]]) -> Result<Vec<Matrix>> {
+pub fn logits(spec: &DecoderSpec, weights: &dyn Weights, sequences: &[&[u32]]) -> Result<Vec<Matrix>> {
     let batch = Batch::new(spec, sequences)?;
     let hidden = hidden_states(spec, weights, &batch)?;
     let logits = head(spec, weights, &hidden)?;
     batch.spans.iter().map(|span| rows(&logits, span.clone())).collect()
 }
 
-pub(crate) fn greedy_of(
-    spec: &DecoderSpec,
-    weights: &dyn Weights,
-    prompts: &[&[u32]],
-    steps: usize,
-) -> Result<Vec<Vec<u32>>> {
+/// The `steps` most likely tokens after each prompt, one after the other; of equal logits, the lowest id.
+///
+/// Every step is a whole forward pass over prompts and continuations, and reads all weights: meant for small
+/// models. Under dynamic rope scaling past the original context every step turns all keys by the current length, as a
+/// model without a cache does; generation with a cache keeps the keys that it has.
+///
+/// Errors: those of [`logits`], and logits that are not numbers.
+pub fn greedy(spec: &DecoderSpec, weights: &dyn Weights, prompts: &[&[u32]], steps: usize) -> Result<Vec<Vec<u32>>> {
     let mut sequences: Vec<Vec<u32>> = prompts.iter().map(|prompt| prompt.to_vec()).collect();
     for step in 0..steps {
         let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();

@@ -87,7 +87,7 @@ fn spec(window: Option<usize>) -> DecoderSpec {
 }
 
 fn run(spec: &DecoderSpec, ids: &[u32]) -> Matrix {
-    logits_of(spec, &Synthetic, &[ids]).unwrap().remove(0)
+    logits(spec, &Synthetic, &[ids]).unwrap().remove(0)
 }
 
 /// The same model, written down once more without any of the interpreter's code: f64, a full score matrix with a
@@ -203,7 +203,7 @@ fn without_layers_a_tied_model_is_norm_and_table() {
     let mut spec = DecoderSpec { hidden_size: 2, vocab_size: 2, layers: vec![], lm_head: LmHead::Tied, ..spec(None) };
     spec.final_norm.eps = 0.0;
     // (3, 4) has the mean square 12.5; normed and weighted it is (3, 8) / sqrt(12.5), times the rows (3, 4), (1, 0).
-    let logits = logits_of(&spec, &Hand, &[&[0]]).unwrap().remove(0);
+    let logits = logits(&spec, &Hand, &[&[0]]).unwrap().remove(0);
     assert!((logits.row(0)[0] - 41.0 / 12.5f32.sqrt()).abs() < 1e-5);
     assert!((logits.row(0)[1] - 3.0 / 12.5f32.sqrt()).abs() < 1e-6);
 }
@@ -291,7 +291,7 @@ fn activations_have_their_known_values() {
 fn sequences_together_are_as_sequences_alone() {
     let spec = spec(None);
     let sequences: [&[u32]; 3] = [&[3, 1, 4], &[1], &[5, 0, 2, 6, 5]];
-    let together = logits_of(&spec, &Synthetic, &sequences).unwrap();
+    let together = logits(&spec, &Synthetic, &sequences).unwrap();
     for (sequence, together) in sequences.iter().zip(&together) {
         let alone = run(&spec, sequence);
         assert_eq!((together.rows(), together.cols()), (sequence.len(), VOCAB));
@@ -305,7 +305,7 @@ fn sequences_together_are_as_sequences_alone() {
 fn greedy_follows_the_greatest_logit() {
     let spec = spec(None);
     let prompts: [&[u32]; 2] = [&[3, 1], &[7]];
-    let continuations = greedy_of(&spec, &Synthetic, &prompts, 4).unwrap();
+    let continuations = greedy(&spec, &Synthetic, &prompts, 4).unwrap();
     for (prompt, continuation) in prompts.iter().zip(&continuations) {
         assert_eq!(continuation.len(), 4);
         let whole = [prompt, &continuation[..]].concat();
@@ -315,14 +315,14 @@ fn greedy_follows_the_greatest_logit() {
             assert_eq!(argmax(row), Some(*token as usize));
         }
     }
-    assert_eq!(greedy_of(&spec, &Synthetic, &prompts, 0).unwrap(), [Vec::<u32>::new(), Vec::new()]);
+    assert_eq!(greedy(&spec, &Synthetic, &prompts, 0).unwrap(), [Vec::<u32>::new(), Vec::new()]);
 }
 
 #[test]
 fn what_does_not_fit_is_an_error() {
     let good = spec(None);
     let message = |spec: &DecoderSpec, ids: &[u32]| {
-        let error = logits_of(spec, &Synthetic, &[ids]).unwrap_err();
+        let error = logits(spec, &Synthetic, &[ids]).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Argument);
         error.to_string()
     };
@@ -349,7 +349,7 @@ fn dynamic_tables_follow_each_sequence() {
     spec.ropes[0].scaling = RopeScaling::Dynamic { factor: 2.0, original_context: 4 };
     let short: &[u32] = &[3, 1, 4];
     let long: &[u32] = &[3, 1, 4, 1, 5, 0, 2, 6];
-    let together = logits_of(&spec, &Synthetic, &[short, long]).unwrap();
+    let together = logits(&spec, &Synthetic, &[short, long]).unwrap();
     // Within the original context nothing is stretched; past it early positions turn otherwise too.
     let plain = run(&self::spec(None), long);
     let differ = |a: &[f32], b: &[f32]| a.iter().zip(b).any(|(a, b)| (a - b).abs() > 1e-4);

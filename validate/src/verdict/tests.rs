@@ -81,10 +81,10 @@ fn quantised_models_are_judged_by_share_and_divergence() {
         prompts.push(parity(swap));
         report(Precision::Int4, prompts).verdict
     };
-    // One of 2 x 10, 2 x 4 and 2 x 2 positions: 95 %, 87.5 % and 75 % the same.
+    // One of 2 x 10, 2 x 2 and 2 positions: 95 %, 75 % and 50 % the same.
     assert_eq!(with_swap(9), Verdict::Pass);
-    assert_eq!(with_swap(3), Verdict::Ambiguous);
-    assert_eq!(with_swap(1), Verdict::Fail);
+    assert_eq!(with_swap(1), Verdict::Ambiguous);
+    assert_eq!(with_swap(0), Verdict::Fail);
     // No disagreement, but a distribution that is far off.
     assert_eq!(report(Precision::Int4, vec![parity(|logits| logits[0] += 5.0)]).verdict, Verdict::Fail);
 }

@@ -1,0 +1,119 @@
+//! What packages are compared with: the logits recorded from transformers, or for quantized packages those that the
+//! f32 interpreter computes from weights rounded as the package has to round them.
+
+use std::path::Path;
+
+use genai_checkpoint::Checkpoint;
+use genai_quantize::{IntScheme, ScaleDtype, dequantize_rows, quantize_rows};
+use genai_validate::{
+    CacheMode, Generator, Matrix, Model, ParityReport, Precision, Reference, Verdict, compare_prompts,
+    interpreter::{self, Rounded},
+    metrics,
+};
+
+use crate::support::{Outcome, spec};
+
+pub(crate) fn recorded_logits(checkpoint: &Path) -> Outcome<Reference> {
+    Ok(Reference::read(&checkpoint.join("reference.npz"))?)
+}
+
+/// The recorded prompts with the logits of quantized weights, and without continuations.
+///
+/// Random weights lose too much at four bits to be compared with the float model, so the loss is in the reference.
+pub(crate) fn rounded_logits(checkpoint: &Path, scheme: IntScheme, scale_dtype: ScaleDtype) -> Outcome<Reference> {
+    let mut reference = recorded_logits(checkpoint)?;
+    let (spec, weights) = (spec(checkpoint)?, Checkpoint::open(checkpoint)?);
+    let table = spec.embedding.weight();
+    let tied = matches!(spec.lm_head, genai_architectures::LmHead::Tied);
+    let round = |name: &str, rows: &mut [f32], k: usize| {
+        // Every matrix is quantized, but for a table that is only looked up.
+        if name == table && !tied {
+            return Ok(());
+        }
+        let n = rows.len() / k;
+        let mut codes = vec![0; n * scheme.code_bytes_per_row(k)];
+        let mut scales = vec![0; n * scheme.blocks(k) * scale_dtype.size()];
+        let mut zero_points = vec![0; n * scheme.zero_point_bytes_per_row(k)];
+        quantize_rows(scheme, scale_dtype, rows, k, &mut codes, &mut scales, &mut zero_points).unwrap();
+        dequantize_rows(scheme, scale_dtype, &codes, &scales, &zero_points, k, rows).unwrap();
+        Ok(())
+    };
+    let rounded = Rounded { weights: &weights, round: &round };
+    let prompts: Vec<&[u32]> = reference.prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
+    let logits = interpreter::logits(&spec, &rounded, &prompts)?;
+    for (prompt, logits) in reference.prompts.iter_mut().zip(logits) {
+        (prompt.logits, prompt.greedy) = (logits, Vec::new());
+    }
+    reference.name = "f32 interpreter of the rounded weights".to_owned();
+    Ok(reference)
+}
+
+/// Judges prefill and greedy continuation in both cache modes, and fails unless the verdict is `least` or better.
+pub(crate) fn expect_verdict(
+    model: &mut Model,
+    reference: &Reference,
+    parameters: u64,
+    precision: Precision,
+    least: Verdict,
+) -> Outcome {
+    for cache in [CacheMode::Growing, CacheMode::Shared] {
+        let prompts = compare_prompts(model, reference, cache)?;
+        let report = ParityReport::new(precision, parameters, reference.name.clone(), prompts)?;
+        if report.verdict > least {
+            return Err(format!("{cache:?} cache: {report}").into());
+        }
+    }
+    Ok(())
+}
+
+/// How the positions of a prompt are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    AtOnce(CacheMode),
+    /// Half of the prompt at once, then token by token: the kernels for one row are others.
+    InSteps(CacheMode),
+    /// All prompts together, padded on the right.
+    InABatch,
+}
+
+pub(crate) const WAYS: [Way; 5] = [
+    Way::AtOnce(CacheMode::Growing),
+    Way::AtOnce(CacheMode::Shared),
+    Way::InSteps(CacheMode::Growing),
+    Way::InSteps(CacheMode::Shared),
+    Way::InABatch,
+];
+
+/// The logits of all positions of all prompts are those of the reference within `limit`, which is in units of their
+/// spread, or 1 where that is more.
+pub(crate) fn expect_logits(model: &mut Model, reference: &Reference, way: Way, limit: f64) -> Outcome {
+    for (prompt, logits) in reference.prompts.iter().zip(logits(model, reference, way)?) {
+        let metrics = metrics::compare(&prompt.logits, &logits)?;
+        let limit = limit * metrics.reference_std.max(1.0);
+        if metrics.first_non_finite.is_some() || metrics.max_abs > limit {
+            let (name, is) = (&prompt.name, metrics.max_abs);
+            return Err(format!("{name} {way:?}: max abs {is:.2e}, limit {limit:.2e}; {metrics:?}").into());
+        }
+    }
+    Ok(())
+}
+
+pub(crate) fn logits(model: &mut Model, reference: &Reference, way: Way) -> Outcome<Vec<Matrix>> {
+    let prompts: Vec<&[u32]> = reference.prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
+    let (cache, in_steps) = match way {
+        Way::AtOnce(cache) => (cache, false),
+        Way::InSteps(cache) => (cache, true),
+        Way::InABatch => return Ok(model.batch_logits(&prompts)?),
+    };
+    let mut all = Vec::new();
+    for prompt in prompts {
+        let (first, rest) = prompt.split_at(if in_steps { prompt.len() / 2 } else { prompt.len() });
+        let mut generator = Generator::new(model, prompt.len(), cache)?;
+        let mut values = generator.append(first)?.data().to_vec();
+        for id in rest {
+            values.extend_from_slice(generator.append(&[*id])?.data());
+        }
+        all.push(Matrix::new(prompt.len(), values.len() / prompt.len(), values)?);
+    }
+    Ok(all)
+}
