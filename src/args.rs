@@ -40,6 +40,10 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a package against a checkpoint
     Validate(ValidateArgs),
+    /// Print the supported model families
+    Families,
+    /// Print the execution providers and what they run each precision in
+    Targets,
     /// Find or fetch the ONNX Runtime library that `run` and `validate` need
     #[command(subcommand)]
     Runtime(RuntimeCommand),

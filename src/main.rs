@@ -35,6 +35,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Validate(args)) => commands::validate::run(args),
+        Some(Command::Families) => commands::tables::families(),
+        Some(Command::Targets) => commands::tables::targets(),
         Some(Command::Runtime(command)) => commands::runtime::run(command),
     }
 }

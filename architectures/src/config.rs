@@ -1,6 +1,6 @@
 //! Typed access to a `config.json` that remembers what was read.
 
-use std::{cell::RefCell, collections::BTreeSet, rc::Rc};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc};
 
 use serde_json::{Map, Value};
 
@@ -15,7 +15,20 @@ pub struct Config {
     values: Rc<Map<String, Value>>,
     /// Dotted path of this object, with a final dot; empty at the top.
     prefix: String,
-    read: Rc<RefCell<BTreeSet<String>>>,
+    /// Keys that this config writes under another name: `(asked, written)`.
+    names: &'static [(&'static str, &'static str)],
+    read: Rc<RefCell<BTreeMap<String, Read>>>,
+}
+
+/// How a key was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// A value, or an object whose every key is about the same piece of maths.
+    Value,
+    /// An object that is a config itself, with bookkeeping of its own.
+    Model,
+    /// Not at all, and nothing under it: it says nothing about this model.
+    Ignored,
 }
 
 /// Keys that have no part in the forward pass: bookkeeping, training, generation, token ids.
@@ -30,22 +43,20 @@ const HARMLESS: &[&str] = &[
     "hidden_dropout",
     "hidden_dropout_prob",
     "initializer_range",
-    "layer_types_is_default",
     "output_attentions",
     "output_hidden_states",
     "pretraining_tp",
     "resid_pdrop",
     "embd_pdrop",
+    "embedding_dropout",
     "mlp_dropout",
+    "residual_dropout",
     "use_flash_attn",
     "use_flash_attention",
     "flash_attn",
-    "max_sequence_length",
-    "model_max_length",
     "router_aux_loss_coef",
     "output_router_logits",
     "num_labels",
-    "token_type_ids",
 ];
 
 /// Parts of names that mark a key as maths. A key without any of them is bookkeeping.
@@ -91,39 +102,113 @@ impl Config {
         let Value::Object(values) = value else {
             return Err(Error::invalid("config.json".to_owned(), "an object", kind_of(&value)));
         };
-        Ok(Self { values: Rc::new(values), prefix: String::new(), read: Rc::default() })
+        Ok(Self { values: Rc::new(values), prefix: String::new(), names: &[], read: Rc::default() })
     }
 
     /// The dotted path of a key, for messages.
     pub fn path(&self, key: &str) -> String {
-        format!("{}{key}", self.prefix)
+        format!("{}{}", self.prefix, self.written(key))
+    }
+
+    /// The same config with what its class assumes for keys that are not written. A written null stays null.
+    pub(crate) fn with_defaults(&self, defaults: impl IntoIterator<Item = (&'static str, Value)>) -> Self {
+        let mut values = Map::clone(&self.values);
+        for (key, value) in defaults {
+            values.entry(self.written(key)).or_insert(value);
+        }
+        Self { values: Rc::new(values), ..self.clone() }
+    }
+
+    /// The same config for a reader that asks for keys by the names of another family: `(asked, written)`. A key that
+    /// is written under an asked name no longer means anything here.
+    pub(crate) fn with_names(&self, names: &'static [(&'static str, &'static str)]) -> Self {
+        Self { names, ..self.clone() }
+    }
+
+    fn written<'a>(&self, key: &'a str) -> &'a str {
+        self.names.iter().find(|(asked, _)| *asked == key).map_or(key, |(_, written)| written)
+    }
+
+    /// Ignores the keys that a nested config repeats with the same value.
+    pub(crate) fn ignore_repeated(&self, nested: &Self) {
+        for (key, value) in nested.values.iter() {
+            if self.values.get(key) == Some(value) {
+                self.ignore(key);
+            }
+        }
     }
 
     /// Whether the key is written at all, a null included: some config classes have a default that only an explicit
     /// null turns off.
     pub(crate) fn has(&self, key: &str) -> bool {
-        self.values.contains_key(key)
+        self.values.contains_key(self.written(key))
+    }
+
+    /// Declares that a key says nothing about this model, whatever its value: the vision tower of a text decoder.
+    pub(crate) fn ignore(&self, key: &str) {
+        self.read.borrow_mut().insert(self.path(key), Read::Ignored);
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.values.is_empty()
     }
 
-    /// The nested object under `key`.
+    /// The nested config of a whole model under `key`: unlike in another object, keys that are not read may be
+    /// bookkeeping.
+    pub(crate) fn model(&self, key: &str) -> Result<Self> {
+        let model = self.object(key)?.ok_or_else(|| self.missing(key, "an object"))?;
+        self.read.borrow_mut().insert(self.path(key), Read::Model);
+        Ok(model)
+    }
+
+    /// The nested object under `key`, a group of parameters.
     pub(crate) fn object(&self, key: &str) -> Result<Option<Self>> {
         match self.get(key) {
             None => Ok(None),
             Some(Value::Object(values)) => Ok(Some(Self {
                 values: Rc::new(values.clone()),
-                prefix: format!("{}{key}.", self.prefix),
+                prefix: format!("{}.", self.path(key)),
+                names: &[],
                 read: Rc::clone(&self.read),
             })),
             Some(other) => Err(Error::invalid(self.path(key), "an object", kind_of(other))),
         }
     }
 
+    /// Reads a key that may be absent and whose only supported value is `expected`: it states what the family does
+    /// anyway.
+    pub(crate) fn only(&self, key: &str, expected: impl Into<Value>) -> Result<()> {
+        let expected = expected.into();
+        let same = |found: &Value| match (found.as_f64(), expected.as_f64()) {
+            (Some(found), Some(expected)) => found == expected,
+            _ => *found == expected,
+        };
+        match self.get(key) {
+            Some(found) if !same(found) => {
+                Err(Error::Unsupported { key: self.path(key), value: abridged(found), supported: abridged(&expected) })
+            }
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn usize(&self, key: &str) -> Result<usize> {
         self.opt_usize(key)?.ok_or_else(|| self.missing(key, "a positive integer"))
+    }
+
+    /// A size that goes by several names, of which the first is in the message where there is none.
+    pub(crate) fn usize_of(&self, names: &[&str]) -> Result<usize> {
+        let mut found: Option<(&str, usize)> = None;
+        for name in names {
+            let Some(size) = self.opt_usize(name)? else { continue };
+            match found {
+                Some((other, stated)) if stated != size => {
+                    return Err(Error::invalid(self.path(name), format!("{stated}, as {} is", self.path(other)), size));
+                }
+                _ => found = Some((name, size)),
+            }
+        }
+        let named = names.first().copied().unwrap_or_default();
+        found.map(|(_, size)| size).ok_or_else(|| self.missing(named, "a positive integer"))
     }
 
     /// A positive integer.
@@ -167,8 +252,12 @@ impl Config {
         if number > 0.0 { Ok(number) } else { Err(Error::invalid(self.path(key), "a number above 0", number)) }
     }
 
+    pub(crate) fn opt_positive(&self, key: &str) -> Result<Option<f64>> {
+        self.get(key).map(|_| self.positive(key)).transpose()
+    }
+
     pub(crate) fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
-        if self.get(key).is_some() { self.positive(key) } else { Ok(default) }
+        Ok(self.opt_positive(key)?.unwrap_or(default))
     }
 
     pub(crate) fn bool_or(&self, key: &str, default: bool) -> Result<bool> {
@@ -195,6 +284,28 @@ impl Config {
         strings.map(Some).ok_or_else(|| Error::invalid(self.path(key), "a list of strings", kind_of(value)))
     }
 
+    /// A list of numbers above zero.
+    pub(crate) fn opt_positives(&self, key: &str) -> Result<Option<Vec<f64>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let positive = |item: &Value| item.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let numbers = value.as_array().and_then(|items| items.iter().map(positive).collect::<Option<Vec<_>>>());
+        let wrong = || Error::invalid(self.path(key), "a list of numbers above 0", abridged(value));
+        numbers.map(Some).ok_or_else(wrong)
+    }
+
+    /// A list of ones and zeros (or of true and false).
+    pub(crate) fn opt_switches(&self, key: &str) -> Result<Option<Vec<bool>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let switch = |item: &Value| match item.as_u64() {
+            Some(0) => Some(false),
+            Some(1) => Some(true),
+            _ => item.as_bool(),
+        };
+        let switches = value.as_array().and_then(|items| items.iter().map(switch).collect::<Option<Vec<_>>>());
+        let wrong = || Error::invalid(self.path(key), "a list of ones and zeros", abridged(value));
+        switches.map(Some).ok_or_else(wrong)
+    }
+
     /// Fails if a key that looks like maths was never read and does not hold a neutral value.
     pub(crate) fn finish(&self) -> Result<()> {
         let mut keys = Vec::new();
@@ -204,21 +315,22 @@ impl Config {
 
     fn collect_unread(&self, keys: &mut Vec<String>) {
         for (key, value) in self.values.iter() {
-            let path = self.path(key);
-            let was_read = self.read.borrow().contains(&path);
+            let path = format!("{}{key}", self.prefix);
+            let read = self.read.borrow().get(&path).copied();
             match value {
+                _ if read == Some(Read::Ignored) => {}
                 // An object that was opened answers for its own keys.
-                Value::Object(values) if was_read => {
+                Value::Object(values) if read.is_some() => {
                     let nested = Self {
                         values: Rc::new(values.clone()),
                         prefix: format!("{path}."),
+                        names: &[],
                         read: Rc::clone(&self.read),
                     };
                     nested.collect_unread(keys);
                 }
-                _ if was_read || HARMLESS.contains(&key.as_str()) || is_neutral(value) => {}
-                // Inside an object that was opened every key is about the same piece of maths.
-                _ if !self.prefix.is_empty() || MATHS.iter().any(|part| key.contains(part)) => {
+                _ if read.is_some() || HARMLESS.contains(&key.as_str()) || is_neutral(value) => {}
+                _ if self.is_group() || MATHS.iter().any(|part| key.contains(part)) => {
                     keys.push(format!("`{path}` = {}", abridged(value)));
                 }
                 _ => {}
@@ -226,9 +338,15 @@ impl Config {
         }
     }
 
+    /// Whether this is an object inside a config whose every key is about the same piece of maths.
+    fn is_group(&self) -> bool {
+        let path = self.prefix.strip_suffix('.');
+        path.is_some_and(|path| self.read.borrow().get(path) != Some(&Read::Model))
+    }
+
     fn get(&self, key: &str) -> Option<&Value> {
-        self.read.borrow_mut().insert(self.path(key));
-        self.values.get(key).filter(|value| !value.is_null())
+        self.read.borrow_mut().entry(self.path(key)).or_insert(Read::Value);
+        self.values.get(self.written(key)).filter(|value| !value.is_null())
     }
 
     pub(crate) fn missing(&self, key: &str, expected: &str) -> Error {
@@ -296,6 +414,60 @@ mod tests {
         let config = config(json!({"rope_scaling": {"rope_type": "linear", "strange": 3.0}}));
         config.object("rope_scaling").unwrap().unwrap().opt_str("rope_type").unwrap();
         assert!(config.finish().unwrap_err().to_string().contains("`rope_scaling.strange` = 3.0"));
+    }
+
+    #[test]
+    fn a_part_has_bookkeeping_of_its_own() {
+        let config =
+            config(json!({"text_config": {"eos_token_id": 7, "new_scale": 2.0}, "vision_config": {"scale": 3.0}}));
+        config.model("text_config").unwrap();
+        config.ignore("vision_config");
+        let error = config.finish().unwrap_err().to_string();
+        assert!(error.ends_with(": `text_config.new_scale` = 2.0"), "{error}");
+    }
+
+    #[test]
+    fn defaults_fill_what_is_not_written() {
+        let config = config(json!({"head_dim": null, "hidden_size": 8}));
+        let config = config.with_defaults([("head_dim", 128.into()), ("hidden_size", 9.into()), ("kv", 2.into())]);
+        assert_eq!(config.opt_usize("head_dim").unwrap(), None);
+        assert_eq!(config.usize("hidden_size").unwrap(), 8);
+        assert_eq!(config.usize("kv").unwrap(), 2);
+    }
+
+    #[test]
+    fn another_name_is_read_and_named_in_messages() {
+        let config = config(json!({"num_layers": 0, "num_hidden_layers": 4}));
+        let named = config.with_names(&[("num_hidden_layers", "num_layers")]);
+        let error = named.usize("num_hidden_layers").unwrap_err().to_string();
+        assert!(error.contains("`num_layers` is 0"), "{error}");
+        assert!(config.finish().unwrap_err().to_string().contains("`num_hidden_layers` = 4"));
+    }
+
+    #[test]
+    fn a_key_with_one_meaning_refuses_any_other() {
+        let config = config(json!({"use_rmsnorm": false, "compression_ratio": 1}));
+        config.only("compression_ratio", 1.0).unwrap();
+        config.only("absent", true).unwrap();
+        assert!(config.only("use_rmsnorm", true).unwrap_err().to_string().contains("`use_rmsnorm`"));
+    }
+
+    #[test]
+    fn a_repeated_key_is_read_where_it_is_nested() {
+        let config = config(json!({"hidden_size": 8, "new_scale": 2.0, "text": {"hidden_size": 8, "new_scale": 3.0}}));
+        let nested = config.model("text").unwrap();
+        nested.opt_f64("new_scale").unwrap();
+        config.ignore_repeated(&nested);
+        assert!(config.finish().unwrap_err().to_string().ends_with(": `new_scale` = 2.0, `text.hidden_size` = 8"));
+    }
+
+    #[test]
+    fn names_of_one_size_must_agree() {
+        let config = config(json!({"n_head": 4, "heads": 4, "num_heads": 8}));
+        assert_eq!(config.usize_of(&["n_head", "none", "heads"]).unwrap(), 4);
+        let error = config.usize_of(&["n_head", "num_heads"]).unwrap_err().to_string();
+        assert_eq!(error, "config key `num_heads` is 8, expected 4, as n_head is");
+        assert!(config.usize_of(&["none", "nothing"]).unwrap_err().to_string().contains("`none` is missing"));
     }
 
     #[test]

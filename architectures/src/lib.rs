@@ -17,14 +17,17 @@
 mod config;
 mod error;
 pub mod families;
+mod names;
 mod rope;
 mod spec;
 
 pub use config::Config;
 pub use error::{Error, ErrorKind, Result};
 pub use families::{Family, describe};
+pub(crate) use rope::RotaryHead;
 pub use rope::{Rope, RopeLayout, RopeScaling};
 pub use spec::{
-    Activation, Attention, DecoderSpec, Embedding, Layer, Linear, LmHead, Mixer, Mlp, Norm, NormKind, Position,
-    Residual, RopeId,
+    Activation, Alibi, AlibiRounding, Attention, DecoderSpec, Embedding, HeadNorm, Layer, LearnedPositions, Linear,
+    LmHead, Mixer, Mlp, Norm, NormKind, NormOrder, NormSpan, NormWeight, Position, QueryScaling, Residual, RopeId,
+    TensorPattern, TensorPrefix, View, alibi_slopes,
 };

@@ -17,6 +17,8 @@ pub struct Rope {
 pub enum RopeLayout {
     /// `(i, i + dim / 2)`
     Half,
+    /// `(2i, 2i + 1)`
+    Interleaved,
 }
 
 /// How frequencies are changed to stretch the context.
@@ -52,40 +54,132 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_context: usize,
     },
+    /// Each frequency divided by a factor of its own: those of `short` up to `original_context` tokens, those of `long`
+    /// for the whole of a longer sequence.
+    LongRope {
+        /// `[dim / 2]`
+        short: Vec<f64>,
+        /// `[dim / 2]`
+        long: Vec<f64>,
+        original_context: usize,
+        /// Multiplies cosine and sine.
+        attention_factor: f32,
+    },
+}
+
+impl RopeScaling {
+    /// The `rope_type` that asks for this in a config.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::None => "default",
+            Self::Linear { .. } => "linear",
+            Self::Dynamic { .. } => "dynamic",
+            Self::Yarn { .. } => "yarn",
+            Self::Llama3 { .. } => "llama3",
+            Self::LongRope { .. } => "longrope",
+        }
+    }
+}
+
+/// What a family knows of its heads before the rope is read.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RotaryHead {
+    pub(crate) head_dim: usize,
+    pub(crate) max_position_embeddings: usize,
+    /// The base where the config has none.
+    pub(crate) theta: f64,
+    /// The share of a head that is rotated where the config does not say; `None` where the family always rotates all
+    /// of it and reads no such key.
+    pub(crate) partial: Option<f64>,
+    pub(crate) layout: RopeLayout,
+    /// What `original_max_position_embeddings` beside the rope's own parameters is where it is absent; `None` leaves it
+    /// to these parameters.
+    pub(crate) original_context: Option<usize>,
+    /// The kinds that mean longrope.
+    pub(crate) longrope: &'static [&'static str],
+}
+
+impl RotaryHead {
+    /// Whole heads, base 10000, pairs half a head apart: what most families assume.
+    pub(crate) fn whole(head_dim: usize, max_position_embeddings: usize) -> Self {
+        Self {
+            head_dim,
+            max_position_embeddings,
+            theta: 10_000.0,
+            partial: None,
+            layout: RopeLayout::Half,
+            original_context: None,
+            longrope: &["longrope", "su"],
+        }
+    }
 }
 
 impl Rope {
     /// Reads the rope of a config in either spelling: `rope_theta` with `rope_scaling` (transformers 4), or
     /// `rope_parameters` (transformers 5).
-    ///
-    /// `dim` is the number of rotated dimensions of a head; `max_position_embeddings` is the config's own.
-    pub(crate) fn read(config: &Config, dim: usize, max_position_embeddings: usize) -> Result<Self> {
+    pub(crate) fn read(config: &Config, head: &RotaryHead) -> Result<Self> {
+        Self::from_parameters(config, Self::parameters(config)?.as_ref(), head)
+    }
+
+    /// The object that holds the parameters, where there is one.
+    pub(crate) fn parameters(config: &Config) -> Result<Option<Config>> {
         // transformers takes `rope_scaling` over `rope_parameters` where a file has both.
-        let parameters = match config.object("rope_scaling")? {
-            Some(scaling) if !scaling.is_empty() => Some(scaling),
-            _ => config.object("rope_parameters")?,
-        };
+        match config.object("rope_scaling")? {
+            Some(scaling) if !scaling.is_empty() => Ok(Some(scaling)),
+            _ => config.object("rope_parameters"),
+        }
+    }
+
+    /// Reads the rope of one kind of layers, where `rope_parameters` holds an object for each kind. `None` where there
+    /// is no such object, or it is null.
+    pub(crate) fn read_for(config: &Config, layer_type: &str, head: &RotaryHead) -> Result<Option<Self>> {
+        let Some(parameters) = config.object("rope_parameters")? else { return Ok(None) };
+        let Some(parameters) = parameters.object(layer_type)? else { return Ok(None) };
+        Self::from_parameters(config, Some(&parameters), head).map(Some)
+    }
+
+    /// Reads a rope from `parameters`, and from the outer `config` what they leave open.
+    pub(crate) fn from_parameters(config: &Config, parameters: Option<&Config>, head: &RotaryHead) -> Result<Self> {
+        let max_position_embeddings = head.max_position_embeddings;
+        let layout = head.layout;
         let outer_theta = config.opt_f64("rope_theta")?;
-        let outer_context = config.opt_usize("original_max_position_embeddings")?;
-        let Some(parameters) = parameters else {
-            let theta = outer_theta.unwrap_or(10_000.0);
-            return Self { dim, theta, layout: RopeLayout::Half, scaling: RopeScaling::None }.checked(config);
+        let outer_context = config.opt_usize("original_max_position_embeddings")?.or(head.original_context);
+        let dim = match head.partial {
+            None => head.head_dim,
+            Some(default) => {
+                let outer = config.opt_f64("partial_rotary_factor")?;
+                let nested = parameters.map(|nested| nested.opt_f64("partial_rotary_factor")).transpose()?.flatten();
+                let factor = nested.or(outer).unwrap_or(default);
+                if !(factor > 0.0 && factor <= 1.0) {
+                    let path = config.path("partial_rotary_factor");
+                    return Err(Error::invalid(path, "a share above 0, at most 1", factor));
+                }
+                (head.head_dim as f64 * factor) as usize
+            }
         };
-        let theta = parameters.opt_f64("rope_theta")?.or(outer_theta).unwrap_or(10_000.0);
+        let Some(parameters) = parameters else {
+            let theta = outer_theta.unwrap_or(head.theta);
+            return Self { dim, theta, layout, scaling: RopeScaling::None }.checked(config);
+        };
+        let theta = parameters.opt_f64("rope_theta")?.or(outer_theta).unwrap_or(head.theta);
         let legacy_kind = parameters.opt_str("type")?;
         let kind = parameters.opt_str("rope_type")?.or(legacy_kind).unwrap_or_else(|| "default".to_owned());
         // A top-level value wins over the nested one, as in transformers' standardize_rope_params.
         let nested_context = parameters.opt_usize("original_max_position_embeddings")?;
         let original_context = outer_context.or(nested_context).unwrap_or(max_position_embeddings);
 
+        check_sections(parameters, dim)?;
         let scaling = match kind.as_str() {
-            "default" => RopeScaling::None,
+            kind if head.longrope.contains(&kind) => {
+                long_rope(parameters, dim, original_context, max_position_embeddings)?
+            }
+            "default" | "mrope" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: parameters.positive("factor")? },
             "dynamic" => RopeScaling::Dynamic {
                 factor: parameters.positive("factor")?,
                 original_context: max_position_embeddings,
             },
-            "yarn" => yarn(&parameters, original_context, max_position_embeddings)?,
+            "yarn" => yarn(parameters, original_context, max_position_embeddings)?,
             "llama3" => RopeScaling::Llama3 {
                 factor: parameters.positive("factor")?,
                 low_freq_factor: parameters.positive("low_freq_factor")?,
@@ -96,16 +190,16 @@ impl Rope {
                 return Err(Error::Unsupported {
                     key: parameters.path("rope_type"),
                     value: kind,
-                    supported: "default, linear, dynamic, yarn, llama3".to_owned(),
+                    supported: "default, linear, dynamic, yarn, llama3, longrope".to_owned(),
                 });
             }
         };
-        Self { dim, theta, layout: RopeLayout::Half, scaling }.checked(config)
+        Self { dim, theta, layout, scaling }.checked(config)
     }
 
     /// Radians per position of each pair, `[dim / 2]`, for a sequence of `length` tokens in all.
     ///
-    /// `length` matters to [`RopeScaling::Dynamic`] alone.
+    /// `length` matters to [`RopeScaling::Dynamic`] and [`RopeScaling::LongRope`] alone.
     pub fn inverse_frequencies(&self, length: usize) -> Vec<f32> {
         let base = match self.scaling {
             RopeScaling::Dynamic { factor, original_context } => {
@@ -116,13 +210,15 @@ impl Rope {
             _ => self.theta,
         };
         let plain = (0..self.dim / 2).map(|pair| 1.0 / libm::pow(base, (2 * pair) as f64 / self.dim as f64));
-        plain.enumerate().map(|(pair, frequency)| self.scaled(pair, frequency) as f32).collect()
+        plain.enumerate().map(|(pair, frequency)| self.scaled(pair, frequency, length) as f32).collect()
     }
 
     /// The factor on cosine and sine.
     pub fn attention_factor(&self) -> f32 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                attention_factor
+            }
             _ => 1.0,
         }
     }
@@ -137,13 +233,19 @@ impl Rope {
             RopeScaling::Dynamic { factor, original_context } | RopeScaling::Yarn { factor, original_context, .. } => {
                 (original_context as f64 * factor) as usize
             }
-            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Llama3 { .. } => 0,
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Llama3 { .. }
+            | RopeScaling::LongRope { .. } => 0,
         };
         stretched.max(max_position_embeddings)
     }
 
-    fn scaled(&self, pair: usize, frequency: f64) -> f64 {
+    fn scaled(&self, pair: usize, frequency: f64, length: usize) -> f64 {
         match self.scaling {
+            RopeScaling::LongRope { ref short, ref long, original_context, .. } => {
+                frequency / if length > original_context { long[pair] } else { short[pair] }
+            }
             RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
             RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
@@ -194,6 +296,52 @@ impl Rope {
         }
         Ok(self)
     }
+}
+
+/// Multimodal rope turns sections of the pairs by the time, the height and the width of a token. All three are the plain
+/// position where the token is text, so for text the sections change nothing, whatever their layout.
+fn check_sections(parameters: &Config, dim: usize) -> Result<()> {
+    parameters.bool_or("mrope_interleaved", false)?;
+    let Some(sections) = parameters.opt_positives("mrope_section")? else { return Ok(()) };
+    let pairs: f64 = sections.iter().sum();
+    if sections.len() == 3 && pairs == (dim / 2) as f64 {
+        return Ok(());
+    }
+    let expected = format!("3 sections of {} pairs in all", dim / 2);
+    Err(Error::invalid(parameters.path("mrope_section"), expected, format!("{sections:?}")))
+}
+
+fn long_rope(
+    parameters: &Config,
+    dim: usize,
+    original_context: usize,
+    max_position_embeddings: usize,
+) -> Result<RopeScaling> {
+    let factors = |key| {
+        let factors = parameters.opt_positives(key)?;
+        let expected = format!("a list of {} numbers above 0, one for each rotated pair", dim / 2);
+        let factors = factors.ok_or_else(|| parameters.missing(key, &expected))?;
+        if factors.len() == dim / 2 {
+            Ok(factors)
+        } else {
+            Err(Error::invalid(parameters.path(key), expected, format!("a list of {}", factors.len())))
+        }
+    };
+    let factor = match parameters.opt_f64("factor")? {
+        Some(factor) => factor,
+        None => max_position_embeddings as f64 / original_context as f64,
+    };
+    let attention_factor = match parameters.opt_f64("attention_factor")? {
+        Some(given) => given,
+        None if factor <= 1.0 => 1.0,
+        None => (1.0 + libm::log(factor) / libm::log(original_context as f64)).sqrt(),
+    };
+    Ok(RopeScaling::LongRope {
+        short: factors("short_factor")?,
+        long: factors("long_factor")?,
+        original_context,
+        attention_factor: attention_factor as f32,
+    })
 }
 
 fn yarn(parameters: &Config, original_context: usize, max_position_embeddings: usize) -> Result<RopeScaling> {

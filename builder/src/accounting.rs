@@ -28,12 +28,15 @@ pub(crate) fn account(plan: &Plan, spec: &DecoderSpec, checkpoint: &Checkpoint) 
     let mut copies = Vec::new();
     let mut unused = Vec::new();
     for tensor in checkpoint.tensors() {
-        if plan.tensors.contains_key(&tensor.name) || spec.unused_tensors.iter().any(|end| tensor.name.ends_with(end)) {
+        if plan.tensors.contains_key(&tensor.name)
+            || spec.unused_tensors.iter().any(|pattern| pattern.matches(&tensor.name))
+            || spec.constants.iter().any(|(name, _)| *name == tensor.name)
+        {
             continue;
         }
         match spec.copies.iter().find(|(copy, _)| *copy == tensor.name) {
             Some((copy, original)) => copies.push(Copy { copy: copy.clone(), original: original.clone() }),
-            None => unused.push(&tensor.name),
+            None => unused.push(tensor.stored_name()),
         }
     }
     // A foreign checkpoint has thousands of strangers; a few show which kind it is.
@@ -46,7 +49,7 @@ pub(crate) fn account(plan: &Plan, spec: &DecoderSpec, checkpoint: &Checkpoint) 
 }
 
 fn mismatch(tensor: &Tensor, shape: &[u64]) -> Option<String> {
-    let name = &tensor.name;
+    let name = tensor.stored_name();
     if tensor.shape != shape {
         return Some(format!("tensor {name:?} has shape {:?}, expected {shape:?}", tensor.shape));
     }

@@ -7,10 +7,10 @@ use genai_checkpoint::Checkpoint;
 
 use crate::{
     Error, Plan, Result, Settings,
-    accounting::account,
+    accounting::{Copy, account},
     genai_config::{GenaiConfig, Sources},
     lower,
-    materialize::{Limits, check_copies, materialize},
+    materialize::{Limits, check_constants, check_copies, materialize},
     output::StagedOutput,
     sidecar::Sidecars,
 };
@@ -47,7 +47,7 @@ pub struct Report {
 /// # Errors
 /// What makes the build impossible: an unsupported model, or tensors that do not fit the config.
 pub fn plan(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Result<(DecoderSpec, Plan)> {
-    let (spec, plan, _) = planned(checkpoint, settings, filename)?;
+    let Planned { spec, plan, .. } = planned(checkpoint, settings, filename)?;
     Ok((spec, plan))
 }
 
@@ -57,8 +57,8 @@ pub fn plan(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Res
 /// # Errors
 /// Nothing is left behind then.
 pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Built> {
-    let (spec, plan, copies) = planned(checkpoint, &request.settings, &request.filename)?;
-    let sidecars = Sidecars::read(checkpoint, spec.context_length)?;
+    let Planned { checkpoint, spec, plan, copies } = planned(checkpoint, &request.settings, &request.filename)?;
+    let sidecars = Sidecars::read(&checkpoint, spec.context_length)?;
     let sources = Sources {
         config: checkpoint.config(),
         generation_config: checkpoint.generation_config(),
@@ -67,10 +67,11 @@ pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64,
     let positions = plan.graph.inputs.iter().any(|input| plan.graph.name(*input) == "position_ids");
     let genai_config = GenaiConfig::new(&spec, &request.settings, &request.filename, positions, &sources)?;
 
-    check_copies(&copies, checkpoint)?;
+    check_copies(&copies, &checkpoint)?;
+    check_constants(&spec.constants, &checkpoint)?;
     let output = StagedOutput::create(&request.output)?;
     let data_file = output.folder().join(&plan.data_file);
-    materialize(&plan, checkpoint, &data_file, &request.limits, &|done| progress(done, plan.data_bytes))?;
+    materialize(&plan, &checkpoint, &data_file, &request.limits, &|done| progress(done, plan.data_bytes))?;
     checkpoint.verify_unchanged()?;
     output.write(&request.filename, &plan.model_bytes())?;
     sidecars.write(output.folder())?;
@@ -95,16 +96,21 @@ impl Built {
     }
 }
 
-fn planned(
-    checkpoint: &Checkpoint,
-    settings: &Settings,
-    filename: &str,
-) -> Result<(DecoderSpec, Plan, Vec<crate::accounting::Copy>)> {
+struct Planned {
+    /// Its tensors under the names of the spec.
+    checkpoint: Checkpoint,
+    spec: DecoderSpec,
+    plan: Plan,
+    copies: Vec<Copy>,
+}
+
+fn planned(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Result<Planned> {
     refuse_quantized(checkpoint)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
     let plan = lower(&spec, settings, &format!("{filename}.data"))?;
-    let copies = account(&plan, &spec, checkpoint)?;
-    Ok((spec, plan, copies))
+    let checkpoint = checkpoint.renamed(|stored| spec.name_of(stored))?;
+    let copies = account(&plan, &spec, &checkpoint)?;
+    Ok(Planned { checkpoint, spec, plan, copies })
 }
 
 /// Weights that are quantized already need a reader of their format.

@@ -115,7 +115,7 @@ impl GenaiConfig {
                         provider_options: provider_options.collect(),
                     },
                     filename: filename.to_owned(),
-                    head_size: attention.head_dim,
+                    head_size: settings.target.padded_head_dim(attention.head_dim),
                     hidden_size: spec.hidden_size,
                     inputs,
                     outputs: BTreeMap::from([

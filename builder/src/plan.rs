@@ -45,10 +45,10 @@ pub struct Job {
 /// Where rows come from.
 #[derive(Debug, Clone)]
 pub enum Rows {
-    /// Rows of tensors, one after another.
-    Checkpoint(Vec<Segment>),
-    /// A rotary table: row `p` holds the cosines (or sines) of position `p`.
-    Rotary { rope: Rope, part: RotaryPart },
+    /// Rows of tensors, one after another, each value raised by `plus`.
+    Checkpoint { segments: Vec<Segment>, plus: f32 },
+    /// Rotary tables, one after another: the row of a position holds its cosines (or sines).
+    Rotary { rope: Rope, part: RotaryPart, tables: Vec<RotaryTable> },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +57,47 @@ pub enum RotaryPart {
     Sin,
 }
 
-/// Consecutive rows of a matrix in the making.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Segment {
-    /// `None` stands for rows of zeros.
-    pub tensor: Option<String>,
+/// Positions `0..rows`, with the frequencies that hold for a sequence of `length` tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RotaryTable {
+    pub length: usize,
     pub rows: usize,
+}
+
+/// Consecutive rows of a matrix in the making.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Segment {
+    pub source: Source,
+    pub rows: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Rows of one value.
+    Constant(f32),
+    /// Rows of a tensor `[.., k]` from `first` on.
+    Rows { tensor: String, first: usize },
+    /// Columns of a tensor `[k, total]` from `first` on.
+    Columns { tensor: String, first: usize, total: usize },
+}
+
+impl Source {
+    pub fn tensor(&self) -> Option<&str> {
+        match self {
+            Self::Constant(_) => None,
+            Self::Rows { tensor, .. } | Self::Columns { tensor, .. } => Some(tensor),
+        }
+    }
+
+    /// The source of the rows that follow the first `rows`.
+    pub(crate) fn skip(&self, rows: usize) -> Self {
+        let mut rest = self.clone();
+        match &mut rest {
+            Self::Constant(_) => {}
+            Self::Rows { first, .. } | Self::Columns { first, .. } => *first += rows,
+        }
+        rest
+    }
 }
 
 /// How rows are stored. Numbers are f32 until here and rounded once.
@@ -116,8 +151,8 @@ impl Job {
     /// What the job makes, for messages and progress: the first tensor it reads.
     pub fn subject(&self) -> &str {
         match &self.rows {
-            Rows::Checkpoint(segments) => {
-                segments.iter().find_map(|segment| segment.tensor.as_deref()).unwrap_or("zeros")
+            Rows::Checkpoint { segments, .. } => {
+                segments.iter().find_map(|segment| segment.source.tensor()).unwrap_or("a constant")
             }
             Rows::Rotary { part: RotaryPart::Cos, .. } => "cos_cache",
             Rows::Rotary { part: RotaryPart::Sin, .. } => "sin_cache",

@@ -13,7 +13,7 @@ pub struct Target {
     pub accuracy_level: u8,
     /// `GroupQueryAttention` rotates heads whose dimension is a multiple of this; others are rotated before it.
     pub rotated_head_multiple: usize,
-    /// `GroupQueryAttention` takes heads whose dimension is a multiple of this.
+    /// `GroupQueryAttention` takes heads whose dimension is a multiple of this; others are padded with zeros.
     pub head_multiple: usize,
     /// What `genai_config.json` lists under `provider_options`.
     pub provider_options: &'static [(&'static str, &'static [(&'static str, &'static str)])],
@@ -55,6 +55,11 @@ impl Target {
             what: format!("execution provider {provider:?} is not supported"),
             hint: format!("supported: {}", names(TARGETS.iter().map(|target| target.provider))),
         })
+    }
+
+    /// The dimension of heads as attention and cache see them.
+    pub fn padded_head_dim(&self, head_dim: usize) -> usize {
+        head_dim.next_multiple_of(self.head_multiple)
     }
 
     /// The dtype of activations at a precision.

@@ -1,12 +1,13 @@
 //! The checkpoint: everything about a model folder but the tensor data, and how to read that.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde_json::Value;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::folder::{Folder, is_plain_file_name};
 use crate::source_file::{Fingerprint, SourceFile};
 use crate::weights::{self, Weights};
@@ -19,12 +20,12 @@ const MOST_FILE_BYTES: u64 = 256 << 20;
 const CHUNK: usize = 16 * 1024;
 
 /// An opened model folder: parsed configs, tensor descriptions, and open weight files. No tensor data is held.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     folder: Folder,
     config: Value,
     generation_config: Option<Value>,
-    files: Vec<SourceFile>,
+    files: Arc<[SourceFile]>,
     tensors: Vec<Tensor>,
     warnings: Vec<String>,
     /// Of every file that was read so far.
@@ -54,7 +55,35 @@ impl Checkpoint {
             .chain(&files)
             .map(|file| file.fingerprint().clone())
             .collect();
-        Ok(Checkpoint { folder, config, generation_config, files, tensors, warnings, seen })
+        Ok(Checkpoint { folder, config, generation_config, files: files.into(), tensors, warnings, seen })
+    }
+
+    /// The same checkpoint, over the same open files, with other names for its tensors: `rename` takes the name in the
+    /// file and gives the new one, or `None` to keep it.
+    ///
+    /// # Errors
+    /// `Incomplete` if two tensors would get the same name.
+    pub fn renamed(&self, rename: impl Fn(&str) -> Option<String>) -> Result<Checkpoint> {
+        let mut renamed = self.clone();
+        for tensor in &mut renamed.tensors {
+            let stored = tensor.renamed_from.take().unwrap_or_else(|| std::mem::take(&mut tensor.name));
+            match rename(&stored) {
+                Some(name) => (tensor.name, tensor.renamed_from) = (name, Some(stored)),
+                None => tensor.name = stored,
+            }
+        }
+        // Stable, so that the order in the message is that of the stored names.
+        renamed.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        for pair in renamed.tensors.windows(2) {
+            if let [a, b] = pair
+                && a.name == b.name
+            {
+                let (first, second) = (a.stored_name(), b.stored_name());
+                let problem = format!("is there a second time, as {}", quoted(second));
+                return Err(Error::new(ErrorKind::Incomplete, problem).in_file(self.dir()).of_tensor(first));
+            }
+        }
+        Ok(renamed)
     }
 
     /// The folder, as it was given to [`Checkpoint::open`].
@@ -108,7 +137,7 @@ impl Checkpoint {
         let start = tensor.offset.checked_add(offset);
         match (self.files.get(tensor.file), start, end) {
             (Some(file), Some(start), Some(end)) if end <= tensor.byte_len => {
-                file.read_exact_at(buf, start).map_err(|error| error.of_tensor(&tensor.name))
+                file.read_exact_at(buf, start).map_err(|error| error.of_tensor(tensor.stored_name()))
             }
             _ => {
                 let problem =
@@ -172,7 +201,7 @@ impl Checkpoint {
     }
 
     fn about(&self, tensor: &Tensor, kind: ErrorKind, problem: String) -> Error {
-        let error = Error::new(kind, problem).of_tensor(&tensor.name);
+        let error = Error::new(kind, problem).of_tensor(tensor.stored_name());
         match self.files.get(tensor.file) {
             Some(file) => error.in_file(file.path()),
             None => error,

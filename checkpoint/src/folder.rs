@@ -11,7 +11,7 @@ use crate::source_file::SourceFile;
 ///
 /// A file may be a symlink if its target lies in the folder, or in the `blobs/` of the Hub cache entry whose snapshot
 /// the folder is. The folder itself may be reached through any symlink: the user named it.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Folder {
     /// As the user named it.
     dir: PathBuf,

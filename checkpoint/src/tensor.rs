@@ -7,11 +7,14 @@ use crate::Dtype;
 /// Data is row-major and little-endian; a matrix weight is `[out, in]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tensor {
-    /// The name in the file: any string, so not a path, and to be escaped before it is printed.
+    /// The name by which the program knows it: that in the file, unless the checkpoint was
+    /// [renamed](crate::Checkpoint::renamed). Any string, so not a path, and to be escaped before it is printed.
     pub name: String,
     pub dtype: Dtype,
     /// Dimensions, outermost first; empty for a scalar. A dimension may be 0.
     pub shape: Vec<u64>,
+    /// The name in the file, where it is another.
+    pub(crate) renamed_from: Option<String>,
     pub(crate) elements: u64,
     /// Position in the checkpoint's list of weight files.
     pub(crate) file: usize,
@@ -21,6 +24,11 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// The name in the file, for messages: what a user finds there.
+    pub fn stored_name(&self) -> &str {
+        self.renamed_from.as_deref().unwrap_or(&self.name)
+    }
+
     /// The number of elements, the product of the shape.
     pub fn elements(&self) -> u64 {
         self.elements

@@ -80,6 +80,7 @@ impl Weights {
         let index = self.files.len();
         self.tensors.extend(header.entries.into_iter().map(|entry| Tensor {
             name: entry.name,
+            renamed_from: None,
             dtype: entry.dtype,
             shape: entry.shape,
             elements: entry.elements,

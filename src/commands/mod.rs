@@ -5,6 +5,7 @@ pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod run;
 pub(crate) mod runtime;
+pub(crate) mod tables;
 pub(crate) mod validate;
 
 use std::io::Write;

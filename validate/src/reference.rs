@@ -70,8 +70,9 @@ impl Reference {
         greedy_steps: usize,
     ) -> Result<Self> {
         let sequences: Vec<&[u32]> = prompts.iter().map(|(_, ids)| ids.as_slice()).collect();
-        let logits = interpreter::logits(spec, checkpoint, &sequences)?;
-        let greedy = interpreter::greedy(spec, checkpoint, &sequences, greedy_steps)?;
+        let weights = checkpoint.renamed(|stored| spec.name_of(stored))?;
+        let logits = interpreter::logits(spec, &weights, &sequences)?;
+        let greedy = interpreter::greedy(spec, &weights, &sequences, greedy_steps)?;
         let prompts = prompts
             .iter()
             .zip(logits)

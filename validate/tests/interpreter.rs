@@ -33,7 +33,7 @@ fn recorded_logits_are_met() {
 fn check(folder: &Path) -> Result<Vec<String>, Box<dyn std::error::Error>> {
     let json = serde_json::from_str(&std::fs::read_to_string(folder.join("config.json"))?)?;
     let spec = describe(&Config::from_json(json)?)?;
-    let checkpoint = Checkpoint::open(folder)?;
+    let checkpoint = Checkpoint::open(folder)?.renamed(|stored| spec.name_of(stored))?;
     let reference = Reference::read(&folder.join("reference.npz"))?;
 
     let sequences: Vec<&[u32]> = reference.prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();

@@ -11,6 +11,7 @@ pub enum Dtype {
     I64,
     I32,
     U8,
+    Bool,
 }
 
 /// A size: known when building, or a symbol that stands for one number throughout a run.
@@ -57,7 +58,7 @@ impl Dtype {
             Self::F32 | Self::I32 => 4,
             Self::F16 | Self::Bf16 => 2,
             Self::I64 => 8,
-            Self::U8 => 1,
+            Self::U8 | Self::Bool => 1,
         }
     }
 
@@ -70,6 +71,7 @@ impl Dtype {
             Self::I64 => "INT64",
             Self::I32 => "INT32",
             Self::U8 => "UINT8",
+            Self::Bool => "BOOL",
         }
     }
 }

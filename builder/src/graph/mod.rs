@@ -52,7 +52,11 @@ pub enum Constant {
     Int64(i64),
     Int64s(Vec<i64>),
     Float(f32),
-    Floats(Vec<f32>),
+    /// `dims` multiply to the number of values.
+    Floats {
+        values: Vec<f32>,
+        dims: Vec<usize>,
+    },
 }
 
 /// An operator: what it is called, what it reads, and what it makes of the facts of its inputs.
@@ -217,7 +221,10 @@ impl Constant {
             Self::Int64(value) => (Dtype::I64, vec![], value.to_string()),
             Self::Int64s(values) => (Dtype::I64, dims([values.len()]), format!("{values:?}")),
             Self::Float(value) => (Dtype::F32, vec![], value.to_string()),
-            Self::Floats(values) => (Dtype::F32, dims([values.len()]), format!("{values:?}")),
+            Self::Floats { values, dims } => {
+                let shape = dims.iter().map(|dim| Dim::Known(*dim as u64)).collect();
+                (Dtype::F32, shape, format!("{values:?}{dims:?}"))
+            }
         }
     }
 }

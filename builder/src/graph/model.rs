@@ -108,7 +108,7 @@ fn constant_proto(constant: &Constant) -> TensorProto {
         Constant::Int64(value) => value.to_le_bytes().to_vec(),
         Constant::Int64s(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
         Constant::Float(value) => value.to_le_bytes().to_vec(),
-        Constant::Floats(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Constant::Floats { values, .. } => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     };
     let dims = shape.iter().map(|dim| match dim {
         Dim::Known(size) => *size as i64,
@@ -156,6 +156,7 @@ fn data_type(dtype: Dtype) -> i32 {
         Dtype::I64 => DataType::Int64,
         Dtype::I32 => DataType::Int32,
         Dtype::U8 => DataType::Uint8,
+        Dtype::Bool => DataType::Bool,
     };
     kind.into()
 }

@@ -1,18 +1,18 @@
 //! Attention over the cache.
 //!
 //! ```text
-//! x ─► qkv_proj ─► GroupQueryAttention (rotates, attends, extends the cache) ─► o_proj
-//!         └► Split ─► q_norm, k_norm ─► (RotaryEmbedding) ─┘   where heads have norms, or the op cannot rotate them
+//! x ─► qkv_proj ─► (Clip) ─► GroupQueryAttention (rotates, attends, extends the cache) ─► o_proj
+//!         └► heads: norms, rotation, … ─┘   where q and k need more than the op does
 //! ```
 
-use genai_architectures::{Attention, Norm, NormKind, Position};
+use genai_architectures::{Attention, NormOrder, Position, RopeLayout};
 
-use super::{Lowering, linear::dotted, mask::Lengths};
+use super::{Lowering, mask::Lengths};
 use crate::{
-    Error, Result, Role,
+    Result, Role,
     graph::{
-        Constant, Dim, Value,
-        ops::{GroupQueryAttention, Reshape, RotaryEmbedding, SimplifiedLayerNormalization, Split},
+        Value,
+        ops::{Clip, GroupQueryAttention, Rotation},
     },
 };
 
@@ -26,38 +26,20 @@ impl Lowering<'_> {
         past: (Value, Value),
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
-        let &Attention { num_heads, num_kv_heads, head_dim, .. } = attention;
-        if !head_dim.is_multiple_of(self.settings.target.head_multiple) {
-            return Err(Error::Unsupported {
-                what: format!("attention heads of {head_dim} dimensions are not supported"),
-                hint: format!("the kernels take multiples of {}", self.settings.target.head_multiple),
-            });
-        }
+        let &Attention { num_heads, num_kv_heads, .. } = attention;
         let Attention { q, k, v, .. } = attention;
-        let qkv = self.linear(&format!("{path}/qkv_proj"), Role::QkvProj, input, &[q, k, v])?;
-        let Position::Rope(rope) = attention.position;
-        let tables = self.rotary_tables(rope, lengths)?;
-        let rotates_inside = self.rotates_inside_attention(attention);
-
-        let (query, key_value) = if rotates_inside && attention.q_norm.is_none() && attention.k_norm.is_none() {
-            (qkv, None)
-        } else {
-            let sizes = [num_heads, num_kv_heads, num_kv_heads].map(|heads| (heads * head_dim) as u64);
-            let split = self.graph.constant(Constant::Int64s(sizes.map(|size| size as i64).to_vec()))?;
-            let name = format!("{path}/qkv_proj/Split");
-            let parts = self.graph.wire(&name, &name, &Split { input: qkv, split, sizes: sizes.to_vec() })?;
-            let (mut query, mut key, value) = (parts[0], parts[1], parts[2]);
-            if let Some(norm) = &attention.q_norm {
-                query = self.head_norm(&format!("{path}/q_norm"), norm, query, num_heads, head_dim)?;
+        let mut qkv = self.linear(&format!("{path}/qkv_proj"), Role::QkvProj, input, &[q, k, v])?;
+        if let Some(bound) = attention.clip_qkv {
+            let (min, max) = (self.scalar(-bound)?, self.scalar(bound)?);
+            qkv = self.graph.add(&format!("{path}/qkv_proj/Clip"), &Clip { input: qkv, min, max })?;
+        }
+        let rotation = self.rotation(attention, lengths)?;
+        let (query, key_value) = match self.works_on_heads(attention) {
+            false => (qkv, None),
+            true => {
+                let (query, key, value) = self.heads(path, attention, qkv, rotation)?;
+                (query, Some((key, value)))
             }
-            if let Some(norm) = &attention.k_norm {
-                key = self.head_norm(&format!("{path}/k_norm"), norm, key, num_kv_heads, head_dim)?;
-            }
-            if !rotates_inside {
-                query = self.rotate(&format!("{path}/q_rotary"), query, num_heads, tables)?;
-                key = self.rotate(&format!("{path}/k_rotary"), key, num_kv_heads, tables)?;
-            }
-            (query, Some((key, value)))
         };
         let op = GroupQueryAttention {
             query,
@@ -66,44 +48,52 @@ impl Lowering<'_> {
             past_value: past.1,
             seqlens_k: lengths.seqlens_k,
             total_sequence_length: lengths.total_sequence_length,
-            rotation: rotates_inside.then_some(tables),
+            rotation: rotation.filter(|_| self.rotates_inside(attention)),
+            attention_bias: self.attention_bias(attention.position, path)?,
             num_heads,
             num_kv_heads,
-            head_dim,
+            head_dim: self.cache_head_dim(attention),
             scale: attention.scale,
+            softcap: attention.softcap,
             window: attention.window,
         };
         let name = format!("{path}/GroupQueryAttention");
         let outputs = self.graph.wire(&name, &name, &op)?;
-        let output = self.linear(&format!("{path}/o_proj"), Role::OProj, outputs[0], &[&attention.o])?;
+        let mixed = self.unpadded(&format!("{path}/unpad"), outputs[0], attention)?;
+        let output = self.linear(&format!("{path}/o_proj"), Role::OProj, mixed, &[&attention.o])?;
         Ok((output, (outputs[1], outputs[2])))
     }
 
-    /// Whether the attention op rotates heads of this size itself.
-    pub(super) fn rotates_inside_attention(&self, attention: &Attention) -> bool {
-        attention.head_dim.is_multiple_of(self.settings.target.rotated_head_multiple)
+    /// Whether the attention op rotates these heads itself.
+    pub(super) fn rotates_inside(&self, attention: &Attention) -> bool {
+        let Position::Rope(rope) = attention.position else { return false };
+        let multiple = self.settings.target.rotated_head_multiple;
+        let norms_after = attention.norm_order == NormOrder::AfterRotation
+            && (attention.q_norm.is_some() || attention.k_norm.is_some());
+        !norms_after && attention.head_dim.is_multiple_of(multiple) && self.spec.rope(rope).dim.is_multiple_of(multiple)
     }
 
-    /// Each head of `[batch, sequence, heads * head_dim]` on its own.
-    fn head_norm(&mut self, path: &str, norm: &Norm, input: Value, heads: usize, head_dim: usize) -> Result<Value> {
-        let NormKind::Rms = norm.kind;
-        let scale = self.vector(&format!("{}.layernorm.weight", dotted(path)), norm.weight(), head_dim)?;
-        let flat = self.graph.fact(input).shape.clone();
-        let [batch, sequence, _] = &flat[..] else { return Err(Error::graph(path, "expected rank 3")) };
-        let split = vec![batch.clone(), sequence.clone(), Dim::Known(heads as u64), Dim::Known(head_dim as u64)];
-        // Zero keeps a dimension.
-        let target = self.graph.constant(Constant::Int64s(vec![0, 0, heads as i64, head_dim as i64]))?;
-        let apart = self.graph.add(&format!("{path}/Reshape_1"), &Reshape { input, target, shape: split })?;
-        let op = SimplifiedLayerNormalization { input: apart, scale, epsilon: norm.eps };
-        let normed = self.graph.add(&format!("{path}/SimplifiedLayerNormalization"), &op)?;
-        let target = self.graph.constant(Constant::Int64s(vec![0, 0, (heads * head_dim) as i64]))?;
-        self.graph.add(&format!("{path}/Reshape_2"), &Reshape { input: normed, target, shape: flat })
+    /// Whether q and k are to be worked on between the linear and the attention op.
+    fn works_on_heads(&self, attention: &Attention) -> bool {
+        let rotates_outside = matches!(attention.position, Position::Rope(_)) && !self.rotates_inside(attention);
+        attention.q_norm.is_some()
+            || attention.k_norm.is_some()
+            || attention.query_scaling.is_some()
+            || rotates_outside
+            || self.cache_head_dim(attention) != attention.head_dim
     }
 
-    fn rotate(&mut self, path: &str, input: Value, num_heads: usize, tables: (Value, Value)) -> Result<Value> {
-        let position_ids = self.position_ids.ok_or_else(|| Error::graph(path, "there is no input position_ids"))?;
-        let (cos_cache, sin_cache) = tables;
-        let op = RotaryEmbedding { input, position_ids, cos_cache, sin_cache, num_heads };
-        self.graph.add(&format!("{path}/RotaryEmbedding"), &op)
+    fn rotation(&mut self, attention: &Attention, lengths: &Lengths) -> Result<Option<Rotation>> {
+        match attention.position {
+            Position::Alibi(_) | Position::None => Ok(None),
+            Position::Rope(id) => {
+                let (cos, sin) = self.rotary_tables(id, lengths)?;
+                let interleaved = match self.spec.rope(id).layout {
+                    RopeLayout::Half => false,
+                    RopeLayout::Interleaved => true,
+                };
+                Ok(Some(Rotation { cos, sin, interleaved }))
+            }
+        }
     }
 }

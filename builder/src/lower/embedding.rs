@@ -8,16 +8,16 @@
 //!            the same bytes as [vocab, blocks, block bytes] ─► MatMulNBits ─► logits
 //! ```
 
-use genai_architectures::LmHead;
+use genai_architectures::{LearnedPositions, LmHead};
 
 use super::{Lowering, linear::QuantizedMatrix};
 use crate::{
     Result, Role,
     graph::{
         Constant, Dtype, Value,
-        ops::{Cast, FusedMatMul, Gather, GatherBlockQuantized, Slice},
+        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, Mul, Slice, Tanh},
     },
-    plan::{Job, Rows, Segment, Sink},
+    plan::{Job, Rows, Segment, Sink, Source},
 };
 
 const HEAD: &str = "/lm_head";
@@ -32,11 +32,40 @@ pub(super) enum Table {
 impl Lowering<'_> {
     /// Hidden states `[batch, sequence, hidden]` of the input ids, and the table they came from.
     pub(super) fn embed(&mut self, input_ids: Value) -> Result<(Value, Table)> {
+        let (mut hidden, table) = self.token_rows(input_ids)?;
+        let embedding = &self.spec.embedding;
+        if let Some(scale) = embedding.scale {
+            let scale = self.scalar(scale)?;
+            hidden = self.graph.add(&format!("{EMBEDDING}/Mul"), &Mul(hidden, scale))?;
+        }
+        if let Some(positions) = &embedding.positions {
+            let rows = self.position_rows(positions)?;
+            hidden = self.graph.add(&format!("{EMBEDDING}/Add"), &Add(hidden, rows))?;
+        }
+        if let Some(norm) = &embedding.norm {
+            hidden = self.plain_norm(hidden, norm, "/model/embed_layernorm")?;
+        }
+        Ok((hidden, table))
+    }
+
+    fn position_rows(&mut self, positions: &LearnedPositions) -> Result<Value> {
+        const PATH: &str = "/model/embed_positions";
+        let dims = [positions.rows, self.spec.hidden_size];
+        let table = self.parameter("model.embed_positions.weight", positions.weight(), &dims, 0.0)?;
+        let mut indices = self.positions()?;
+        if positions.offset > 0 {
+            let offset = self.graph.constant(Constant::Int64(positions.offset as i64))?;
+            indices = self.graph.add(&format!("{PATH}/Add"), &Add(indices, offset))?;
+        }
+        self.graph.add(&format!("{PATH}/Gather"), &Gather { data: table, indices })
+    }
+
+    fn token_rows(&mut self, input_ids: Value) -> Result<(Value, Table)> {
         let spec = self.spec;
         let (n, k) = (spec.vocab_size, spec.hidden_size);
         let tensor = spec.embedding.weight();
-        self.require(&tensor, &[n, k])?;
-        let segments = vec![Segment { tensor: Some(tensor), rows: n }];
+        self.tensors.whole(&tensor, &[n, k]);
+        let segments = vec![Segment { source: Source::Rows { tensor, first: 0 }, rows: n }];
         let shared_scheme = match &spec.lm_head {
             LmHead::Tied => self.settings.recipe.scheme(Role::LmHead),
             LmHead::Own(_) => None,
@@ -49,7 +78,7 @@ impl Lowering<'_> {
         let (table, slot) = self.stored("model.embed_tokens.weight", self.dtype, &[n, k])?;
         self.count(n * k, n * k * self.dtype.bytes() as usize);
         let sink = Sink::Dense { slot, dtype: self.dtype };
-        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k, sink });
+        self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k, sink });
         let embedded = self.graph.add(&format!("{EMBEDDING}/Gather"), &Gather { data: table, indices: input_ids })?;
         Ok((embedded, Table::Float(table)))
     }
@@ -75,7 +104,8 @@ impl Lowering<'_> {
         let starts = self.graph.constant(Constant::Int64s(vec![0]))?;
         let ends = self.graph.constant(Constant::Int64s(vec![matrix.k as i64]))?;
         let axes = self.graph.constant(Constant::Int64s(vec![2]))?;
-        let slice = Slice { data: rows, starts, ends, axes, size: matrix.k as u64 };
+        let shape = self.graph.fact(rows).with_last(matrix.k as u64).shape;
+        let slice = Slice { data: rows, starts, ends, axes, shape };
         self.graph.add(&format!("{EMBEDDING}/Slice"), &slice)
     }
 
@@ -89,9 +119,26 @@ impl Lowering<'_> {
                 self.graph.add(&format!("{HEAD}/MatMul"), &FusedMatMul { a: hidden, b: *table })?
             }
         };
+        let logits = self.transformed(logits)?;
         match self.dtype {
             Dtype::Bf16 => self.graph.add(&format!("{HEAD}/Cast"), &Cast { input: logits, to: Dtype::F32 }),
             _ => Ok(logits),
         }
+    }
+
+    /// The factor and the cap on logits.
+    fn transformed(&mut self, mut logits: Value) -> Result<Value> {
+        if let Some(scale) = self.spec.logit_scale {
+            let scale = self.scalar(scale)?;
+            logits = self.graph.add(&format!("{HEAD}/Mul"), &Mul(logits, scale))?;
+        }
+        if let Some(cap) = self.spec.logit_softcap {
+            let cap = self.scalar(cap)?;
+            let path = format!("{HEAD}/softcap");
+            let divided = self.graph.add(&format!("{path}/Div"), &Div(logits, cap))?;
+            let bent = self.graph.add(&format!("{path}/Tanh"), &Tanh(divided))?;
+            logits = self.graph.add(&format!("{path}/Mul"), &Mul(bent, cap))?;
+        }
+        Ok(logits)
     }
 }

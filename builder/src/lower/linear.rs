@@ -4,7 +4,9 @@
 //! x ─► MatMul (float [k, n]) or MatMulNBits (codes, scales, zero points) ─► Add bias, where there is one
 //! ```
 
-use genai_architectures::Linear;
+use std::ops::Range;
+
+use genai_architectures::{Linear, View};
 use genai_quantize::IntScheme;
 
 use super::Lowering;
@@ -14,7 +16,7 @@ use crate::{
         Dtype, Value,
         ops::{Add, MatMul, MatMulNBits},
     },
-    plan::{Job, Rows, Segment, Sink},
+    plan::{Job, Rows, Segment, Sink, Source},
 };
 
 /// A quantized matrix in the graph.
@@ -33,11 +35,7 @@ impl Lowering<'_> {
     /// `modules` side by side: their outputs one after another in the last dimension.
     pub(super) fn linear(&mut self, path: &str, role: Role, input: Value, modules: &[&Linear]) -> Result<Value> {
         let k = modules.first().map_or(0, |module| module.in_features);
-        let mut segments = Vec::with_capacity(modules.len());
-        for module in modules {
-            self.require(&module.weight(), &[module.out_features, module.in_features])?;
-            segments.push(Segment { tensor: Some(module.weight()), rows: module.out_features });
-        }
+        let segments = modules.iter().flat_map(|module| self.weight_segments(module)).collect();
         let product = match self.settings.recipe.scheme(role) {
             None => self.float_matmul(path, input, segments, k)?,
             Some(scheme) => {
@@ -48,12 +46,30 @@ impl Lowering<'_> {
         if modules.iter().any(|module| module.bias) { self.bias(path, product, modules) } else { Ok(product) }
     }
 
+    /// The rows of a linear's weight, noted as taken.
+    fn weight_segments(&mut self, module: &Linear) -> Vec<Segment> {
+        let (tensor, ranges) = (module.weight(), module.ranges());
+        let axis = match module.view {
+            View::Whole | View::Rows { .. } => 0,
+            View::Columns { .. } => 1,
+        };
+        self.tensors.part(&tensor, &module.weight_shape(), axis, ranges.iter().cloned());
+        let segment = |range: &Range<usize>| Segment {
+            source: match module.view {
+                View::Whole | View::Rows { .. } => Source::Rows { tensor: tensor.clone(), first: range.start },
+                View::Columns { total, .. } => Source::Columns { tensor: tensor.clone(), first: range.start, total },
+            },
+            rows: range.len(),
+        };
+        ranges.iter().map(segment).collect()
+    }
+
     fn float_matmul(&mut self, path: &str, input: Value, segments: Vec<Segment>, k: usize) -> Result<Value> {
         let n = segments.iter().map(|segment| segment.rows).sum();
         let (weight, slot) = self.stored(&format!("{}.MatMul.weight", dotted(path)), self.dtype, &[k, n])?;
         self.count(n * k, n * k * self.dtype.bytes() as usize);
         let sink = Sink::Transposed { slot, dtype: self.dtype };
-        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k, sink });
+        self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k, sink });
         self.graph.add(&format!("{path}/MatMul"), &MatMul { a: input, b: weight })
     }
 
@@ -87,7 +103,7 @@ impl Lowering<'_> {
             scales: scales_slot,
             zero_points: zero_points.map(|(_, slot)| slot),
         };
-        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k, sink });
+        self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k, sink });
         let zero_points = zero_points.map(|(value, _)| value);
         Ok(QuantizedMatrix { codes, codes_slot, scales, zero_points, scheme, n, k })
     }
@@ -115,14 +131,19 @@ impl Lowering<'_> {
         let (bias, slot) = self.stored(&format!("{}.Add.bias", dotted(path)), self.dtype, &[n])?;
         let mut segments = Vec::with_capacity(modules.len());
         for module in modules {
-            let tensor = module.bias.then(|| module.bias_name());
-            if let Some(tensor) = &tensor {
-                self.require(tensor, &[module.out_features])?;
+            if !module.bias {
+                segments.push(Segment { source: Source::Constant(0.0), rows: module.out_features });
+                continue;
             }
-            segments.push(Segment { tensor, rows: module.out_features });
+            let (tensor, ranges) = (module.bias_name(), module.ranges());
+            self.tensors.part(&tensor, &[module.bias_length()], 0, ranges.iter().cloned());
+            segments.extend(ranges.into_iter().map(|range| Segment {
+                source: Source::Rows { tensor: tensor.clone(), first: range.start },
+                rows: range.len(),
+            }));
         }
         let sink = Sink::Dense { slot, dtype: self.dtype };
-        self.jobs.push(Job { rows: Rows::Checkpoint(segments), n, k: 1, sink });
+        self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k: 1, sink });
         self.graph.add(&format!("{path}/Add"), &Add(product, bias))
     }
 

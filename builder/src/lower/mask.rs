@@ -46,7 +46,7 @@ impl Lowering<'_> {
             .iter()
             .map(|layer| {
                 let Mixer::Attention(attention) = &layer.mixer;
-                let (heads, width) = (attention.num_kv_heads as u64, attention.head_dim as u64);
+                let (heads, width) = (attention.num_kv_heads as u64, self.cache_head_dim(attention) as u64);
                 let past = Dim::Symbol("past_sequence_length");
                 Fact::new(self.dtype, vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)])
             })

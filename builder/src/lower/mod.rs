@@ -8,12 +8,17 @@
 //! Pure: nothing is read. Node names and public names follow the scheme that recipes and users of onnxruntime-genai key
 //! on: `/model/layers.{i}/attn/qkv_proj/MatMul` with the initializer `model.layers.{i}.attn.qkv_proj.MatMul.weight`.
 
+mod alibi;
 mod attention;
 mod embedding;
+mod heads;
 mod layer;
 mod linear;
 mod mask;
+mod mlp;
+mod norm;
 mod rotary;
+mod tensors;
 
 use std::collections::BTreeMap;
 
@@ -22,8 +27,8 @@ use genai_quantize::ScaleDtype;
 
 use crate::{
     Error, Precision, Recipe, Result, Target,
-    graph::{Dim, Dtype, Fact, Graph, Value},
-    plan::{Job, Layout, Plan, Rows, Segment, Sink},
+    graph::{Constant, Dim, Dtype, Fact, Graph, Value, ops::Cast},
+    plan::{Job, Layout, Plan, Rows, Segment, Sink, Source},
 };
 
 /// What the user asked for, every default decided.
@@ -46,11 +51,14 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         graph: Graph::default(),
         layout: Layout::default(),
         jobs: Vec::new(),
-        tensors: BTreeMap::new(),
+        tensors: tensors::Tensors::default(),
         weights: 0,
         weight_bytes: 0,
         rotary: BTreeMap::new(),
         position_ids: None,
+        alibi: None,
+        query_scales: BTreeMap::new(),
+        casts: BTreeMap::new(),
     };
     lowering.decoder()?;
     Ok(Plan {
@@ -59,7 +67,7 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         data_bytes: lowering.layout.end,
         slots: lowering.layout.slots,
         jobs: lowering.jobs,
-        tensors: lowering.tensors,
+        tensors: lowering.tensors.accounted()?,
         weights: lowering.weights,
         weight_bytes: lowering.weight_bytes,
     })
@@ -74,12 +82,18 @@ struct Lowering<'a> {
     graph: Graph,
     layout: Layout,
     jobs: Vec<Job>,
-    tensors: BTreeMap<String, Vec<u64>>,
+    tensors: tensors::Tensors,
     weights: u64,
     weight_bytes: u64,
     /// Cosine and sine of each rotary table made so far.
     rotary: BTreeMap<usize, (Value, Value)>,
     position_ids: Option<Value>,
+    /// The bias that stands in for positions, made once.
+    alibi: Option<Value>,
+    /// Factors on the queries, by the layers' setting.
+    query_scales: BTreeMap<(u32, usize), Value>,
+    /// Constants in the dtype of activations, by the name of the node that makes them.
+    casts: BTreeMap<String, Value>,
 }
 
 impl Lowering<'_> {
@@ -88,15 +102,16 @@ impl Lowering<'_> {
         let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?;
         let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];
         let attention_mask = self.graph.input("attention_mask", Fact::new(Dtype::I64, mask_shape))?;
-        if self.rotates_outside_attention() {
+        if self.needs_positions() {
             self.position_ids = Some(self.graph.input("position_ids", Fact::new(Dtype::I64, rows.to_vec()))?);
         }
         let caches = self.past()?;
-        let lengths = self.lengths(attention_mask)?;
 
         let spec = self.spec;
+        let lengths = self.lengths(attention_mask)?;
+        self.alibi_bias(input_ids, &lengths)?;
         let (embedded, table) = self.embed(input_ids)?;
-        let mut stream = layer::Stream::new(embedded);
+        let mut stream = norm::Stream::new(embedded);
         let mut presents = Vec::new();
         for (index, (layer, past)) in spec.layers.iter().zip(caches).enumerate() {
             let present;
@@ -104,7 +119,7 @@ impl Lowering<'_> {
             presents.push(present);
         }
         let path = format!("/model/layers.{}/final_norm_layernorm", spec.layers.len());
-        let normed = self.last_norm(&stream, &spec.final_norm, &path)?;
+        let normed = self.last_norm(stream, &spec.final_norm, &path)?;
         let logits = self.head(normed, &table)?;
 
         self.graph.output(logits, "logits")?;
@@ -126,21 +141,56 @@ impl Lowering<'_> {
         Ok((self.graph.initializer(name, dtype, &dims, slot)?, slot))
     }
 
-    /// A vector of the checkpoint, `[length]`, in the dtype of activations.
-    fn vector(&mut self, name: &str, tensor: String, length: usize) -> Result<Value> {
-        let (value, slot) = self.stored(name, self.dtype, &[length])?;
-        self.require(&tensor, &[length])?;
-        let rows = Rows::Checkpoint(vec![Segment { tensor: Some(tensor), rows: length }]);
-        self.jobs.push(Job { rows, n: length, k: 1, sink: Sink::Dense { slot, dtype: self.dtype } });
+    /// A tensor of the checkpoint as it is, in the dtype of activations, each value raised by `plus`.
+    fn parameter(&mut self, name: &str, tensor: String, dims: &[usize], plus: f32) -> Result<Value> {
+        self.stacked(name, vec![(tensor, dims.to_vec())], dims, plus)
+    }
+
+    /// Tensors of the checkpoint one after another, named with their shapes there.
+    fn stacked(&mut self, name: &str, tensors: Vec<(String, Vec<usize>)>, dims: &[usize], plus: f32) -> Result<Value> {
+        let width = row_width(dims);
+        let segment = |(tensor, shape): (String, Vec<usize>)| {
+            self.tensors.whole(&tensor, &shape);
+            Segment { source: Source::Rows { tensor, first: 0 }, rows: shape.iter().product::<usize>() / width }
+        };
+        let segments = tensors.into_iter().map(segment).collect();
+        self.filled(name, segments, dims, plus)
+    }
+
+    /// A tensor of one value.
+    fn constant_tensor(&mut self, name: &str, value: f32, dims: &[usize]) -> Result<Value> {
+        let rows = dims.iter().product::<usize>() / row_width(dims);
+        self.filled(name, vec![Segment { source: Source::Constant(value), rows }], dims, 0.0)
+    }
+
+    fn filled(&mut self, name: &str, segments: Vec<Segment>, dims: &[usize], plus: f32) -> Result<Value> {
+        let (value, slot) = self.stored(name, self.dtype, dims)?;
+        let k = row_width(dims);
+        let n = dims.iter().product::<usize>() / k;
+        let rows = Rows::Checkpoint { segments, plus };
+        self.jobs.push(Job { rows, n, k, sink: Sink::Dense { slot, dtype: self.dtype } });
         Ok(value)
     }
 
-    /// Notes that a tensor of the checkpoint is read, and the shape it must have.
-    fn require(&mut self, tensor: &str, shape: &[usize]) -> Result<()> {
-        let shape: Vec<u64> = shape.iter().map(|dim| *dim as u64).collect();
-        match self.tensors.insert(tensor.to_owned(), shape) {
-            None => Ok(()),
-            Some(_) => Err(Error::graph(tensor, "the tensor is read twice")),
+    /// A scalar in the dtype of activations.
+    fn scalar(&mut self, value: f32) -> Result<Value> {
+        let constant = self.graph.constant(Constant::Float(value))?;
+        self.in_activation_dtype(&format!("/model/constant_nodes/FLOAT/{value}"), constant)
+    }
+
+    /// An f32 value in the dtype of activations.
+    fn in_activation_dtype(&mut self, path: &str, value: Value) -> Result<Value> {
+        if self.dtype == Dtype::F32 {
+            return Ok(value);
+        }
+        let name = format!("{path}/Cast");
+        match self.casts.get(&name) {
+            Some(cast) => Ok(*cast),
+            None => {
+                let cast = self.graph.add(&name, &Cast { input: value, to: self.dtype })?;
+                self.casts.insert(name, cast);
+                Ok(cast)
+            }
         }
     }
 
@@ -152,4 +202,9 @@ impl Lowering<'_> {
             other => Err(Error::graph("scales", format!("no scales of type {}", other.name()))),
         }
     }
+}
+
+/// A vector is a column of rows of one value.
+fn row_width(dims: &[usize]) -> usize {
+    if dims.len() > 1 { dims[dims.len() - 1] } else { 1 }
 }

@@ -1,24 +1,30 @@
 //! Tables of cosines and sines, `[positions, rotated / 2]`: stored, or computed where they depend on the length.
 
-use genai_architectures::{Mixer, Rope, RopeId, RopeLayout, RopeScaling};
+use genai_architectures::{Mixer, Position, Rope, RopeId, RopeScaling};
 
 use super::{Lowering, mask::Lengths};
 use crate::{
-    Result,
+    Error, Result,
     graph::{
-        Constant, Dtype, Value,
-        ops::{Add, Cast, Cos, Div, Max, Mul, Pow, Range, Sin, Unsqueeze},
+        Constant, Dim, Dtype, Value,
+        ops::{Add, Cast, Cos, Div, Greater, Max, Mul, Place, Pow, Range, Sin, Slice, Unsqueeze},
     },
-    plan::{Job, RotaryPart, Rows, Sink},
+    plan::{Job, RotaryPart, RotaryTable, Rows, Sink},
 };
 
 impl Lowering<'_> {
-    /// Whether any layer needs positions as an input of the graph.
-    pub(super) fn rotates_outside_attention(&self) -> bool {
-        self.spec.layers.iter().any(|layer| {
+    /// Whether the graph takes positions as an input.
+    pub(super) fn needs_positions(&self) -> bool {
+        let in_layers = self.spec.layers.iter().any(|layer| {
             let Mixer::Attention(attention) = &layer.mixer;
-            !self.rotates_inside_attention(attention)
-        })
+            let rotates = matches!(attention.position, Position::Rope(_));
+            (rotates && !self.rotates_inside(attention)) || attention.query_scaling.is_some()
+        });
+        in_layers || self.spec.embedding.positions.is_some()
+    }
+
+    pub(super) fn positions(&self) -> Result<Value> {
+        self.position_ids.ok_or_else(|| Error::graph("position_ids", "the graph has no such input"))
     }
 
     /// Cosines and sines of a rope; made once.
@@ -28,29 +34,75 @@ impl Lowering<'_> {
         }
         let spec = self.spec;
         let rope = spec.rope(id);
-        let RopeLayout::Half = rope.layout;
+        let context_length = spec.context_length;
         let suffix = if id.0 == 0 { String::new() } else { format!("_{}", id.0) };
+        let path = format!("/model/rotary_emb{suffix}");
+        let total = lengths.total_sequence_length;
         let tables = match rope.scaling {
             RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::Llama3 { .. } => {
-                let cos = self.stored_table(&format!("cos_cache{suffix}"), rope, RotaryPart::Cos)?;
-                let sin = self.stored_table(&format!("sin_cache{suffix}"), rope, RotaryPart::Sin)?;
-                (cos, sin)
+                let table = RotaryTable { length: context_length, rows: context_length };
+                self.stored_tables(&suffix, rope, &[table])?
+            }
+            RopeScaling::LongRope { original_context, .. } if original_context < context_length => {
+                let short = RotaryTable { length: original_context, rows: original_context };
+                let long = RotaryTable { length: context_length, rows: context_length };
+                let (cos, sin) = self.stored_tables(&suffix, rope, &[short, long])?;
+                self.chosen_tables(&path, cos, sin, original_context, total)?
+            }
+            RopeScaling::LongRope { .. } => {
+                let table = RotaryTable { length: context_length, rows: context_length };
+                self.stored_tables(&suffix, rope, &[table])?
             }
             RopeScaling::Dynamic { factor, original_context } => {
-                let path = format!("/model/rotary_emb{suffix}");
-                self.dynamic_tables(&path, rope, factor, original_context, lengths.total_sequence_length)?
+                self.dynamic_tables(&path, rope, factor, original_context, total)?
             }
         };
         self.rotary.insert(id.0, tables);
         Ok(tables)
     }
 
-    fn stored_table(&mut self, name: &str, rope: &Rope, part: RotaryPart) -> Result<Value> {
-        let (n, k) = (self.spec.context_length, rope.dim / 2);
-        let (value, slot) = self.stored(name, self.dtype, &[n, k])?;
-        let rows = Rows::Rotary { rope: rope.clone(), part };
-        self.jobs.push(Job { rows, n, k, sink: Sink::Dense { slot, dtype: self.dtype } });
-        Ok(value)
+    fn stored_tables(&mut self, suffix: &str, rope: &Rope, tables: &[RotaryTable]) -> Result<(Value, Value)> {
+        let (n, k) = (tables.iter().map(|table| table.rows).sum(), rope.dim / 2);
+        let mut stored = |name: &str, part: RotaryPart| -> Result<Value> {
+            let (value, slot) = self.stored(&format!("{name}{suffix}"), self.dtype, &[n, k])?;
+            let rows = Rows::Rotary { rope: rope.clone(), part, tables: tables.to_vec() };
+            self.jobs.push(Job { rows, n, k, sink: Sink::Dense { slot, dtype: self.dtype } });
+            Ok(value)
+        };
+        Ok((stored("cos_cache", RotaryPart::Cos)?, stored("sin_cache", RotaryPart::Sin)?))
+    }
+
+    /// Of two tables one behind the other: the first up to `first_rows` tokens, the second for longer sequences.
+    ///
+    /// ```text
+    /// start = total > first_rows ? first_rows : 0;  table[start .. start + total]
+    /// ```
+    fn chosen_tables(
+        &mut self,
+        path: &str,
+        cos: Value,
+        sin: Value,
+        first_rows: usize,
+        total: Value,
+    ) -> Result<(Value, Value)> {
+        let graph = &mut self.graph;
+        let at = |name: &str| format!("{path}/{name}");
+        let total = graph.add(&at("total/Cast"), &Cast { input: total, to: Dtype::I64 })?;
+        let boundary = graph.constant(Constant::Int64(first_rows as i64))?;
+        let is_long = graph.add(&at("Greater"), &Greater(total, boundary))?;
+        let is_long = graph.add(&at("Greater/Cast"), &Cast { input: is_long, to: Dtype::I64 })?;
+        let start = graph.add(&at("start/Mul"), &Mul(is_long, boundary))?;
+        let end = graph.add(&at("end/Add"), &Add(start, total))?;
+        let front = graph.constant(Constant::Int64s(vec![0]))?;
+        let starts = Unsqueeze { input: start, axes: front, place: Place::Front };
+        let starts = graph.add(&at("start/Unsqueeze"), &starts)?;
+        let ends = graph.add(&at("end/Unsqueeze"), &Unsqueeze { input: end, axes: front, place: Place::Front })?;
+        let mut slice = |name: &str, data: Value| {
+            let mut shape = graph.fact(data).shape.clone();
+            shape[0] = Dim::Symbol("total_sequence_length");
+            graph.add(&at(name), &Slice { data, starts, ends, axes: front, shape })
+        };
+        Ok((slice("cos/Slice", cos)?, slice("sin/Slice", sin)?))
     }
 
     /// The table for a sequence of `length` tokens, as [`Rope::inverse_frequencies`] defines it:
@@ -85,21 +137,19 @@ impl Lowering<'_> {
         let base = graph.add(&at("base/Mul"), &Mul(growth, theta))?;
 
         let exponents = (0..rope.dim / 2).map(|pair| ((2 * pair) as f64 / dim) as f32).collect();
-        let exponents = graph.constant(Constant::Floats(exponents))?;
+        let exponents = graph.constant(Constant::Floats { values: exponents, dims: vec![rope.dim / 2] })?;
         let wavelengths = graph.add(&at("wavelengths/Pow"), &Pow(base, exponents))?;
         let (zero, one) = (graph.constant(Constant::Float(0.0))?, graph.constant(Constant::Float(1.0))?);
         let range = Range { start: zero, limit: length, delta: one, length: "total_sequence_length" };
         let positions = graph.add(&at("positions/Range"), &range)?;
         let axis = graph.constant(Constant::Int64s(vec![1]))?;
-        let positions = graph.add(&at("positions/Unsqueeze"), &Unsqueeze { input: positions, axes: axis })?;
+        let positions =
+            graph.add(&at("positions/Unsqueeze"), &Unsqueeze { input: positions, axes: axis, place: Place::End })?;
         let angles = graph.add(&at("angles/Div"), &Div(positions, wavelengths))?;
         let cos = graph.add(&at("Cos"), &Cos(angles))?;
         let sin = graph.add(&at("Sin"), &Sin(angles))?;
-        if self.dtype == Dtype::F32 {
-            return Ok((cos, sin));
-        }
-        let cos = graph.add(&at("cos/Cast"), &Cast { input: cos, to: self.dtype })?;
-        let sin = graph.add(&at("sin/Cast"), &Cast { input: sin, to: self.dtype })?;
+        let cos = self.in_activation_dtype(&at("cos"), cos)?;
+        let sin = self.in_activation_dtype(&at("sin"), sin)?;
         Ok((cos, sin))
     }
 }

@@ -26,7 +26,7 @@ use tile::Tile;
 use crate::{
     Error, Plan, Result,
     accounting::Copy,
-    plan::{Job, Rows, Sink},
+    plan::{Job, Rows, Segment, Sink, Source},
 };
 
 /// How much memory and how many threads the work may take.
@@ -130,6 +130,27 @@ pub(crate) fn check_copies(copies: &[Copy], checkpoint: &Checkpoint) -> Result<(
     Ok(())
 }
 
+/// Fails unless tensors that hold a number of the spec hold just that.
+pub(crate) fn check_constants(constants: &[(String, f32)], checkpoint: &Checkpoint) -> Result<()> {
+    // No dtype rounds a number by more than this share; a smaller difference is of no effect either.
+    const ROUNDING: f32 = 1.0 / 32.0;
+    let mut problems = Vec::new();
+    for (name, expected) in constants {
+        let Some(tensor) = checkpoint.tensor(name) else { continue };
+        let mut found = [0.0];
+        if tensor.elements() != 1 {
+            problems.push(format!("tensor {name:?} has shape {:?}, expected one element", tensor.shape));
+            continue;
+        }
+        checkpoint.read_f32(tensor, 0, &mut found)?;
+        let same = (found[0] - expected).abs() <= ROUNDING * expected.abs();
+        if !same {
+            problems.push(format!("tensor {name:?} is {}, expected {expected}, the only value supported", found[0]));
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Error::Tensors { problems }) }
+}
+
 /// As many as asked for, unless the longest row of the model leaves room for fewer.
 fn workers(plan: &Plan, limits: &Limits) -> Result<usize> {
     let Some(costliest) = plan.jobs.iter().max_by_key(|job| row_cost(job)) else { return Ok(1) };
@@ -146,11 +167,13 @@ fn workers(plan: &Plan, limits: &Limits) -> Result<usize> {
 
 /// Memory that a row takes in a tile: source bytes, f32 values, the same transposed, stored bytes.
 fn row_cost(job: &Job) -> u64 {
-    let source = match job.rows {
-        Rows::Checkpoint(_) => 4 * job.k as u64,
-        Rows::Rotary { .. } => 0,
+    let from_columns = |segment: &Segment| matches!(segment.source, Source::Columns { .. });
+    let (source, turned) = match &job.rows {
+        Rows::Checkpoint { segments, .. } => (4 * job.k as u64, segments.iter().any(from_columns)),
+        Rows::Rotary { .. } => (0, false),
     };
-    let copies = if matches!(job.sink, Sink::Transposed { .. }) { 2 } else { 1 };
+    let turned = turned || matches!(job.sink, Sink::Transposed { .. });
+    let copies = if turned { 2 } else { 1 };
     (source + copies * 4 * job.k as u64 + job.stored_row_bytes()).max(1)
 }
 

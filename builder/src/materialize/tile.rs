@@ -8,7 +8,7 @@ use super::DataFile;
 use crate::{
     Error, Result,
     graph::Dtype,
-    plan::{Job, RotaryPart, Rows, Segment, Sink, Slot},
+    plan::{Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Slot, Source},
 };
 
 /// The buffers of a worker, kept from tile to tile.
@@ -20,14 +20,6 @@ pub(super) struct Tile {
     stored: Vec<u8>,
     scales: Vec<u8>,
     zero_points: Vec<u8>,
-}
-
-/// A run of rows of the tile and the tensor rows that it comes from.
-struct Piece<'a> {
-    tensor: Option<&'a str>,
-    /// Within the tensor.
-    first_row: usize,
-    rows: usize,
 }
 
 impl Tile {
@@ -43,12 +35,15 @@ impl Tile {
     ) -> Result<()> {
         self.values.clear();
         match &job.rows {
-            Rows::Checkpoint(segments) => {
+            Rows::Checkpoint { segments, plus } => {
                 for piece in pieces(segments, first_row, rows) {
                     self.read(&piece, job.k, checkpoint)?;
                 }
+                if *plus != 0.0 {
+                    self.values.iter_mut().for_each(|value| *value += plus);
+                }
             }
-            Rows::Rotary { rope, part } => self.rotary(rope, *part, first_row, rows),
+            Rows::Rotary { rope, part, tables } => self.rotary(rope, *part, tables, first_row, rows),
         }
         let blame = |error: Unfaithful| blame(&error, job, first_row);
         let at = |slot: usize, row_bytes: usize| slots[slot].offset + (first_row * row_bytes) as u64;
@@ -84,72 +79,58 @@ impl Tile {
         }
     }
 
-    /// Appends rows of a tensor, widened to f32.
-    fn read(&mut self, piece: &Piece, k: usize, checkpoint: &Checkpoint) -> Result<()> {
+    /// Appends rows, widened to f32.
+    fn read(&mut self, piece: &Segment, k: usize, checkpoint: &Checkpoint) -> Result<()> {
         let start = self.values.len();
-        self.values.resize(start + piece.rows * k, 0.0);
-        let Some(name) = piece.tensor else { return Ok(()) };
-        let values = &mut self.values[start..];
-        let tensor = checkpoint
-            .tensor(name)
-            .ok_or_else(|| Error::Tensors { problems: vec![format!("tensor {name:?} is missing")] })?;
-        let element = (tensor.dtype.bits() / 8) as usize;
-        self.source.resize(values.len() * element, 0);
-        checkpoint.read(tensor, (piece.first_row * k * element) as u64, &mut self.source)?;
-        match tensor.dtype {
-            Stored::Bf16 => convert::bf16_to_f32(&self.source, values),
-            Stored::F16 => convert::f16_to_f32(&self.source, values),
-            Stored::F32 => {
-                for (value, bytes) in values.iter_mut().zip(self.source.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-                Ok(())
+        let count = piece.rows * k;
+        match &piece.source {
+            Source::Constant(value) => self.values.resize(start + count, *value),
+            Source::Rows { tensor, first } => {
+                self.values.resize(start + count, 0.0);
+                let stretch = (first * k, count);
+                widen(checkpoint, tensor, [stretch], &mut self.source, &mut self.values[start..])?;
+                check_finite(&self.values[start..], k, tensor, |row, column| (first + row, column))?;
             }
-            other => {
-                return Err(Error::Tensors { problems: vec![format!("tensor {name:?} is {}", other.name())] });
+            Source::Columns { tensor, first, total } => {
+                self.turned.resize(count, 0.0);
+                let stretches = (0..k).map(|line| (line * total + first, piece.rows));
+                widen(checkpoint, tensor, stretches, &mut self.source, &mut self.turned)?;
+                check_finite(&self.turned, piece.rows, tensor, |line, column| (line, first + column))?;
+                self.values.resize(start + count, 0.0);
+                transpose(&self.turned, k, piece.rows, &mut self.values[start..]);
             }
         }
-        .map_err(|error| Error::graph(name, error))?;
-        match convert::first_non_finite(values) {
-            None => Ok(()),
-            Some(index) => Err(Error::Weight {
-                tensor: name.to_owned(),
-                row: (piece.first_row + index / k) as u64,
-                reason: format!("column {} is {}, expected a finite number", index % k, values[index]),
-                hint: Some("the weights are damaged, or come from a training run that diverged"),
-            }),
-        }
+        Ok(())
     }
 
-    fn rotary(&mut self, rope: &Rope, part: RotaryPart, first_row: usize, rows: usize) {
-        let frequencies = rope.inverse_frequencies(0);
+    fn rotary(&mut self, rope: &Rope, part: RotaryPart, tables: &[RotaryTable], first_row: usize, rows: usize) {
         let factor = rope.attention_factor();
-        for position in first_row..first_row + rows {
-            self.values.extend(frequencies.iter().map(|frequency| {
-                // Angles are rounded to f32, as the reference computes them.
-                let angle = f64::from(position as f32 * frequency);
-                let value = match part {
-                    RotaryPart::Cos => libm::cos(angle),
-                    RotaryPart::Sin => libm::sin(angle),
-                };
-                value as f32 * factor
-            }));
+        let mut start = 0;
+        for table in tables {
+            let end = start + table.rows;
+            let (from, to) = (first_row.max(start), (first_row + rows).min(end));
+            if from < to {
+                let frequencies = rope.inverse_frequencies(table.length);
+                for position in from - start..to - start {
+                    self.values.extend(frequencies.iter().map(|frequency| {
+                        // Angles are rounded to f32, as the reference computes them.
+                        let angle = f64::from(position as f32 * frequency);
+                        let value = match part {
+                            RotaryPart::Cos => libm::cos(angle),
+                            RotaryPart::Sin => libm::sin(angle),
+                        };
+                        value as f32 * factor
+                    }));
+                }
+            }
+            start = end;
         }
     }
 
-    /// `[rows, k]` to `[k, rows]`, in blocks that stay in cache.
+    /// `[rows, k]` to `[k, rows]`.
     fn transpose(&mut self, k: usize, rows: usize) {
-        const BLOCK: usize = 32;
         self.turned.resize(self.values.len(), 0.0);
-        for row_block in (0..rows).step_by(BLOCK) {
-            for column_block in (0..k).step_by(BLOCK) {
-                for column in column_block..(column_block + BLOCK).min(k) {
-                    for row in row_block..(row_block + BLOCK).min(rows) {
-                        self.turned[column * rows + row] = self.values[row * k + column];
-                    }
-                }
-            }
-        }
+        transpose(&self.values, rows, k, &mut self.turned);
         std::mem::swap(&mut self.values, &mut self.turned);
     }
 
@@ -183,15 +164,73 @@ impl Tile {
     }
 }
 
-/// The runs of tensor rows that make up rows `first_row..first_row + rows` of a matrix.
-fn pieces(segments: &[Segment], first_row: usize, rows: usize) -> Vec<Piece<'_>> {
+/// Reads stretches of a tensor, pairs of a first element and a count, one after another, as f32.
+fn widen(
+    checkpoint: &Checkpoint,
+    name: &str,
+    stretches: impl IntoIterator<Item = (usize, usize)>,
+    source: &mut Vec<u8>,
+    values: &mut [f32],
+) -> Result<()> {
+    let missing = || Error::Tensors { problems: vec![format!("tensor {name:?} is missing")] };
+    let tensor = checkpoint.tensor(name).ok_or_else(missing)?;
+    let element = (tensor.dtype.bits() / 8) as usize;
+    source.resize(values.len() * element, 0);
+    let mut start = 0;
+    for (first, count) in stretches {
+        let end = start + count * element;
+        checkpoint.read(tensor, (first * element) as u64, &mut source[start..end])?;
+        start = end;
+    }
+    match tensor.dtype {
+        Stored::Bf16 => convert::bf16_to_f32(source, values),
+        Stored::F16 => convert::f16_to_f32(source, values),
+        Stored::F32 => {
+            for (value, bytes) in values.iter_mut().zip(source.as_chunks::<4>().0) {
+                *value = f32::from_le_bytes(*bytes);
+            }
+            Ok(())
+        }
+        other => return Err(Error::Tensors { problems: vec![format!("tensor {name:?} is {}", other.name())] }),
+    }
+    .map_err(|error| Error::graph(name, error))
+}
+
+/// `at` turns a line and a place in it into the row and column of the tensor.
+fn check_finite(values: &[f32], width: usize, tensor: &str, at: impl Fn(usize, usize) -> (usize, usize)) -> Result<()> {
+    let Some(index) = convert::first_non_finite(values) else { return Ok(()) };
+    let (row, column) = at(index / width, index % width);
+    Err(Error::Weight {
+        tensor: tensor.to_owned(),
+        row: row as u64,
+        reason: format!("column {column} is {}, expected a finite number", values[index]),
+        hint: Some("the weights are damaged, or come from a training run that diverged"),
+    })
+}
+
+/// `[rows, columns]` to `[columns, rows]`, in blocks that stay in cache.
+fn transpose(from: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
+    const BLOCK: usize = 32;
+    for row_block in (0..rows).step_by(BLOCK) {
+        for column_block in (0..columns).step_by(BLOCK) {
+            for column in column_block..(column_block + BLOCK).min(columns) {
+                for row in row_block..(row_block + BLOCK).min(rows) {
+                    to[column * rows + row] = from[row * columns + column];
+                }
+            }
+        }
+    }
+}
+
+/// The segments cut to rows `first_row..first_row + rows` of the matrix.
+fn pieces(segments: &[Segment], first_row: usize, rows: usize) -> Vec<Segment> {
     let mut pieces = Vec::new();
     let mut start = 0;
     for segment in segments {
         let end = start + segment.rows;
         let (from, to) = (first_row.max(start), (first_row + rows).min(end));
         if from < to {
-            pieces.push(Piece { tensor: segment.tensor.as_deref(), first_row: from - start, rows: to - from });
+            pieces.push(Segment { source: segment.source.skip(from - start), rows: to - from });
         }
         start = end;
     }
@@ -216,16 +255,15 @@ fn blame(error: &Unfaithful, job: &Job, first_row: usize) -> Error {
         }
         _ => (0, error.to_string()),
     };
-    let piece = match &job.rows {
-        Rows::Checkpoint(segments) => pieces(segments, first_row + row, 1).into_iter().next(),
+    let source = match &job.rows {
+        Rows::Checkpoint { segments, .. } => pieces(segments, first_row + row, 1).into_iter().next(),
         Rows::Rotary { .. } => None,
     };
-    Error::Weight {
-        tensor: piece.as_ref().and_then(|piece| piece.tensor).unwrap_or(job.subject()).to_owned(),
-        row: piece.map_or(first_row + row, |piece| piece.first_row) as u64,
-        reason,
-        hint: error.hint(),
-    }
+    let (tensor, row) = match source.map(|segment| segment.source) {
+        Some(Source::Rows { tensor, first } | Source::Columns { tensor, first, .. }) => (tensor, first),
+        Some(Source::Constant(_)) | None => (job.subject().to_owned(), first_row + row),
+    };
+    Error::Weight { tensor, row: row as u64, reason, hint: error.hint() }
 }
 
 /// An index of `[k, rows]` as one of `[rows, k]`.

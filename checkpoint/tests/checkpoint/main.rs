@@ -7,5 +7,6 @@ mod headers;
 mod hub;
 mod links;
 mod reading;
+mod renaming;
 mod shards;
 mod support;

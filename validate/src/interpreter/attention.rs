@@ -1,9 +1,14 @@
 //! Grouped-query attention over whole sequences.
 
-use genai_architectures::{Attention, DecoderSpec, Position, Rope, RopeLayout};
+use genai_architectures::{
+    AlibiRounding, Attention, DecoderSpec, HeadNorm, Linear, NormOrder, Position, QueryScaling, alibi_slopes,
+};
+use half::bf16;
 use std::ops::Range;
 
-use super::{Batch, Weights, expect_width, linear, norm_groups};
+use super::norm::norm_heads;
+use super::product::linear;
+use super::{Batch, Weights, expect_positive, expect_width, rotation, soft_cap};
 use crate::{Error, Matrix, Result};
 
 /// `[tokens, hidden_size]`
@@ -15,56 +20,91 @@ pub(super) fn attention(
     hidden: &Matrix,
 ) -> Result<Matrix> {
     check(spec, attention)?;
-    let mut q = linear(weights, &attention.q, hidden)?;
-    let mut k = linear(weights, &attention.k, hidden)?;
-    let v = linear(weights, &attention.v, hidden)?;
-    if let Some(norm) = &attention.q_norm {
-        norm_groups(weights, norm, attention.head_dim, &mut q)?;
+    let q_parts = Parts { linear: &attention.q, norm: &attention.q_norm, heads: attention.num_heads };
+    let k_parts = Parts { linear: &attention.k, norm: &attention.k_norm, heads: attention.num_kv_heads };
+    let mut heads = Heads {
+        q: turned_heads(spec, weights, batch, attention, &q_parts, hidden)?,
+        k: turned_heads(spec, weights, batch, attention, &k_parts, hidden)?,
+        v: clipped(attention, linear(weights, &attention.v, hidden)?),
+    };
+    if let Some(scaling) = &attention.query_scaling {
+        scale_queries(scaling, batch, &mut heads.q);
     }
-    if let Some(norm) = &attention.k_norm {
-        norm_groups(weights, norm, attention.head_dim, &mut k)?;
-    }
-    match attention.position {
-        Position::Rope(id) => {
-            let rope = spec.rope(id);
-            for span in &batch.spans {
-                rotate(rope, attention.head_dim, span, &mut q);
-                rotate(rope, attention.head_dim, span, &mut k);
-            }
-        }
-    }
-    let mut mixed = Matrix::zeros(q.rows(), q.cols());
+    let slopes = match attention.position {
+        Position::Alibi(_) => alibi_slopes(attention.num_heads),
+        Position::Rope(_) | Position::None => vec![0.0; attention.num_heads],
+    };
+    let mut mixed = Matrix::zeros(heads.q.rows(), heads.q.cols());
     for span in &batch.spans {
-        for head in 0..attention.num_heads {
-            attend(attention, head, span, &q, &k, &v, &mut mixed);
+        for (head, slope) in slopes.iter().enumerate() {
+            attend(attention, head, *slope, span, &heads, &mut mixed);
         }
     }
     linear(weights, &attention.o, &mixed)
 }
 
-/// Turns every head of a sequence's rows by their positions.
-pub(super) fn rotate(rope: &Rope, head_dim: usize, span: &Range<usize>, heads: &mut Matrix) {
-    let inverse_frequencies = rope.inverse_frequencies(span.len());
-    let factor = rope.attention_factor();
-    for (position, row) in span.clone().enumerate() {
-        let turns: Vec<(f32, f32)> = inverse_frequencies
-            .iter()
-            .map(|frequency| {
-                // The angle is rounded to f32 as models are trained with it; at far positions that is a visible part
-                // of a radian.
-                let (sin, cos) = libm::sincos(f64::from(position as f32 * frequency));
-                (cos as f32 * factor, sin as f32 * factor)
-            })
-            .collect();
-        for head in heads.row_mut(row).chunks_exact_mut(head_dim) {
-            match rope.layout {
-                RopeLayout::Half => {
-                    let (left, right) = head[..rope.dim].split_at_mut(rope.dim / 2);
-                    for ((a, b), (cos, sin)) in left.iter_mut().zip(right).zip(&turns) {
-                        (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                    }
-                }
+/// `q` of `[tokens, num_heads * head_dim]`, `k` and `v` of `[tokens, num_kv_heads * head_dim]`.
+struct Heads {
+    q: Matrix,
+    k: Matrix,
+    v: Matrix,
+}
+
+/// What makes queries, or keys.
+struct Parts<'a> {
+    linear: &'a Linear,
+    norm: &'a Option<HeadNorm>,
+    heads: usize,
+}
+
+/// Queries or keys, clipped, normed and rotated.
+fn turned_heads(
+    spec: &DecoderSpec,
+    weights: &dyn Weights,
+    batch: &Batch,
+    attention: &Attention,
+    parts: &Parts,
+    hidden: &Matrix,
+) -> Result<Matrix> {
+    let mut values = clipped(attention, linear(weights, parts.linear, hidden)?);
+    let norm = |values: &mut Matrix| match parts.norm {
+        Some(norm) => norm_heads(weights, norm, parts.heads, attention.head_dim, values),
+        None => Ok(()),
+    };
+    let turn = |values: &mut Matrix| match attention.position {
+        Position::Rope(id) => {
+            for span in &batch.spans {
+                rotation::rotate(spec.rope(id), attention.head_dim, span, values);
             }
+        }
+        Position::Alibi(_) | Position::None => {}
+    };
+    match attention.norm_order {
+        NormOrder::BeforeRotation => {
+            norm(&mut values)?;
+            turn(&mut values);
+        }
+        NormOrder::AfterRotation => {
+            turn(&mut values);
+            norm(&mut values)?;
+        }
+    }
+    Ok(values)
+}
+
+fn clipped(attention: &Attention, mut values: Matrix) -> Matrix {
+    if let Some(bound) = attention.clip_qkv {
+        values.data_mut().iter_mut().for_each(|x| *x = x.clamp(-bound, bound));
+    }
+    values
+}
+
+fn scale_queries(scaling: &QueryScaling, batch: &Batch, q: &mut Matrix) {
+    for span in &batch.spans {
+        for (position, row) in span.clone().enumerate() {
+            let periods = (position / scaling.context) as f64;
+            let factor = (1.0 + f64::from(scaling.beta) * libm::log1p(periods)) as f32;
+            q.row_mut(row).iter_mut().for_each(|x| *x *= factor);
         }
     }
 }
@@ -79,15 +119,10 @@ pub(super) fn visible(position: usize, window: Option<usize>) -> Range<usize> {
 }
 
 /// Writes the head's columns of `mixed` for each row of a sequence.
-fn attend(
-    attention: &Attention,
-    head: usize,
-    span: &Range<usize>,
-    q: &Matrix,
-    k: &Matrix,
-    v: &Matrix,
-    mixed: &mut Matrix,
-) {
+///
+/// A score is scaled, then capped, then biased.
+fn attend(attention: &Attention, head: usize, slope: f32, span: &Range<usize>, heads: &Heads, mixed: &mut Matrix) {
+    let Heads { q, k, v } = heads;
     let dim = attention.head_dim;
     let kv_head = head / (attention.num_heads / attention.num_kv_heads);
     let (columns, kv_columns) = (head * dim..(head + 1) * dim, kv_head * dim..(kv_head + 1) * dim);
@@ -98,7 +133,11 @@ fn attend(
         let seen = visible(position, attention.window);
         let mut shares: Vec<f64> = seen
             .clone()
-            .map(|other| dot(query, &k.row(span.start + other)[kv_columns.clone()]) * f64::from(attention.scale))
+            .map(|other| {
+                let score = dot(query, &k.row(span.start + other)[kv_columns.clone()]) * f64::from(attention.scale);
+                let capped = attention.softcap.map_or(score, |cap| soft_cap(cap, score));
+                capped + key_bias(attention.position, slope, other)
+            })
             .collect();
         softmax(&mut shares);
         sum.fill(0.0);
@@ -111,6 +150,21 @@ fn attend(
             *mixed = *sum as f32;
         }
     }
+}
+
+/// What the position of a key adds to its scores: against its own query's position that is a fall with the distance,
+/// and the softmax sees no more of it than that.
+fn key_bias(position: Position, slope: f32, key: usize) -> f64 {
+    let Position::Alibi(alibi) = position else { return 0.0 };
+    let bias = match alibi.rounding {
+        AlibiRounding::None => f64::from(slope) * key as f64,
+        AlibiRounding::Bfloat16 => {
+            let (slope, key) = (bf16::from_f32(slope).to_f32(), bf16::from_f32(key as f32).to_f32());
+            // Two bfloat16 factors have an exact product in f32.
+            bf16::from_f32(slope * key).to_f64()
+        }
+    };
+    f64::from(alibi.scale) * bias
 }
 
 fn softmax(scores: &mut [f64]) {
@@ -147,13 +201,25 @@ fn check(spec: &DecoderSpec, attention: &Attention) -> Result<()> {
     expect_width("o.out_features", attention.o.out_features, spec.hidden_size)?;
     match attention.position {
         Position::Rope(id) => match spec.ropes.get(id.0) {
-            Some(rope) if rope.dim <= head_dim => {}
-            Some(rope) => return Err(Error::argument("rope.dim", rope.dim, format!("at most {head_dim}, a head"))),
+            Some(rope) => rotation::check(rope, head_dim)?,
             None => return Err(Error::argument("a rope id", id.0, format!("less than {}", spec.ropes.len()))),
         },
+        Position::Alibi(_) | Position::None => {}
+    }
+    if let Some(bound) = attention.clip_qkv {
+        expect_positive("clip_qkv", bound)?;
+    }
+    if let Some(cap) = attention.softcap {
+        expect_positive("softcap", cap)?;
+    }
+    if attention.query_scaling.is_some_and(|scaling| scaling.context == 0) {
+        return Err(Error::argument("query_scaling.context", 0, "at least 1"));
     }
     if attention.window == Some(0) {
         return Err(Error::argument("window", 0, "at least 1"));
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

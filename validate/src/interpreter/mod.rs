@@ -4,6 +4,8 @@
 //!  ids ─► embed ─► [ norm ─► mixer ─► + ─► norm ─► mlp ─► + ] x layers ─► norm ─► head ─► logits
 //! ```
 //!
+//! (Where norms stand and what is added when is up to each layer's [`Residual`](genai_architectures::Residual).)
+//!
 //! - Independent: it shares no code with the builder, so an error of lowering cannot hide in both.
 //! - Plain: one function per kind of module, no cache, no fusion. Weights and activations are f32; norms, softmax and
 //!   attention accumulate in f64, the matrix products in f32.
@@ -14,34 +16,44 @@
 //! A new variant of the spec fails to compile here: no match has a catch-all arm.
 
 mod attention;
+mod embedding;
+mod layer;
+mod lm_head;
+mod mlp;
+mod norm;
 mod product;
+mod rotation;
 mod weights;
 
-use genai_architectures::{Activation, DecoderSpec, LmHead, Mixer, Mlp, Norm, NormKind, Residual};
+use genai_architectures::DecoderSpec;
 use std::ops::Range;
 
 use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
-use product::{linear, product};
+use embedding::embed;
+use layer::add_layer;
+use lm_head::lm_head;
+use norm::norm;
 pub use weights::{Rounded, Rounding, Weights};
 
 /// The logits of every position of every sequence, `[length, vocab_size]` each.
 ///
-/// `weights` is a [`genai_checkpoint::Checkpoint`], or what a package makes of one: see [`Rounded`].
+/// `weights` is a [`genai_checkpoint::Checkpoint`] under the names of the spec, or what a package makes of one: see
+/// [`Rounded`].
 ///
 /// Errors: a sequence that is empty, longer than the model's context or has an id outside the vocabulary; a tensor
 /// that is missing or of another shape; a failed read.
 pub fn logits(spec: &DecoderSpec, weights: &dyn Weights, sequences: &[&[u32]]) -> Result<Vec<Matrix>> {
     let batch = Batch::new(spec, sequences)?;
     let hidden = hidden_states(spec, weights, &batch)?;
-    let logits = head(spec, weights, &hidden)?;
+    let logits = lm_head(spec, weights, &hidden)?;
     batch.spans.iter().map(|span| rows(&logits, span.clone())).collect()
 }
 
 /// The `steps` most likely tokens after each prompt, one after the other; of equal logits, the lowest id.
 ///
 /// Every step is a whole forward pass over prompts and continuations, and reads all weights: meant for small
-/// models. Under dynamic rope scaling past the original context every step turns all keys by the current length, as a
+/// models. Under dynamic and long rope past the original context every step turns all keys by the current length, as a
 /// model without a cache does; generation with a cache keeps the keys that it has.
 ///
 /// Errors: those of [`logits`], and logits that are not numbers.
@@ -51,7 +63,7 @@ pub fn greedy(spec: &DecoderSpec, weights: &dyn Weights, prompts: &[&[u32]], ste
         let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let batch = Batch::new(spec, &views)?;
         let hidden = hidden_states(spec, weights, &batch)?;
-        let logits = head(spec, weights, &last_rows(&hidden, &batch))?;
+        let logits = lm_head(spec, weights, &last_rows(&hidden, &batch))?;
         for (index, sequence) in sequences.iter_mut().enumerate() {
             let token = argmax(logits.row(index)).and_then(|token| u32::try_from(token).ok()).ok_or_else(|| {
                 let name = format!("greedy step {step} of sequence {index}");
@@ -95,110 +107,9 @@ fn hidden_states(spec: &DecoderSpec, weights: &dyn Weights, batch: &Batch) -> Re
     }
     let mut hidden = embed(spec, weights, batch)?;
     for layer in &spec.layers {
-        match &layer.residual {
-            Residual::PreNorm { mixer_norm, mlp_norm } => {
-                let mixed = mixer(spec, weights, batch, &layer.mixer, &norm(weights, mixer_norm, &hidden)?)?;
-                add(&mut hidden, &mixed);
-                let fed = mlp(weights, &layer.mlp, &norm(weights, mlp_norm, &hidden)?)?;
-                add(&mut hidden, &fed);
-            }
-        }
+        add_layer(spec, weights, batch, layer, &mut hidden)?;
     }
     norm(weights, &spec.final_norm, &hidden)
-}
-
-fn embed(spec: &DecoderSpec, weights: &dyn Weights, batch: &Batch) -> Result<Matrix> {
-    let table = spec.embedding.weight();
-    let mut hidden = Matrix::zeros(batch.ids.len(), spec.hidden_size);
-    for (row, &id) in batch.ids.iter().enumerate() {
-        let first = id as usize * spec.hidden_size;
-        weights.read(&table, &[spec.vocab_size, spec.hidden_size], first, hidden.row_mut(row))?;
-    }
-    Ok(hidden)
-}
-
-fn mixer(spec: &DecoderSpec, weights: &dyn Weights, batch: &Batch, mixer: &Mixer, hidden: &Matrix) -> Result<Matrix> {
-    match mixer {
-        Mixer::Attention(attention) => attention::attention(spec, weights, batch, attention, hidden),
-    }
-}
-
-fn mlp(weights: &dyn Weights, mlp: &Mlp, hidden: &Matrix) -> Result<Matrix> {
-    match mlp {
-        Mlp::Gated { gate, up, down, activation } => {
-            let mut inner = linear(weights, gate, hidden)?;
-            let up = linear(weights, up, hidden)?;
-            expect_width("up.out_features", up.cols(), inner.cols())?;
-            expect_width("down.out_features", down.out_features, hidden.cols())?;
-            for (gate, up) in inner.data_mut().iter_mut().zip(up.data()) {
-                *gate = activate(*activation, *gate) * up;
-            }
-            linear(weights, down, &inner)
-        }
-    }
-}
-
-fn activate(activation: Activation, x: f32) -> f32 {
-    let x = f64::from(x);
-    let y = match activation {
-        Activation::Silu => x / (1.0 + libm::exp(-x)),
-        Activation::Gelu => 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2)),
-        Activation::GeluTanh => {
-            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
-            0.5 * x * (1.0 + libm::tanh(inner))
-        }
-        // `f64::max` would turn a NaN into 0.
-        Activation::Relu => {
-            if x < 0.0 {
-                0.0
-            } else {
-                x
-            }
-        }
-    };
-    y as f32
-}
-
-/// The norm of each row.
-fn norm(weights: &dyn Weights, norm: &Norm, hidden: &Matrix) -> Result<Matrix> {
-    let mut normed = hidden.clone();
-    norm_groups(weights, norm, hidden.cols(), &mut normed)?;
-    Ok(normed)
-}
-
-/// The norm of each run of `width` values, in place; `width` divides a row.
-fn norm_groups(weights: &dyn Weights, norm: &Norm, width: usize, values: &mut Matrix) -> Result<()> {
-    let mut weight = vec![0.0; width];
-    weights.read(&norm.weight(), &[width], 0, &mut weight)?;
-    for group in values.data_mut().chunks_exact_mut(width) {
-        match norm.kind {
-            NormKind::Rms => {
-                let mean_square = group.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>() / width as f64;
-                let factor = 1.0 / (mean_square + f64::from(norm.eps)).sqrt();
-                for (x, weight) in group.iter_mut().zip(&weight) {
-                    *x = (f64::from(*x) * factor) as f32 * weight;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// `[rows, vocab_size]`
-fn head(spec: &DecoderSpec, weights: &dyn Weights, hidden: &Matrix) -> Result<Matrix> {
-    match &spec.lm_head {
-        LmHead::Own(own) => {
-            expect_width("lm_head.out_features", own.out_features, spec.vocab_size)?;
-            linear(weights, own, hidden)
-        }
-        LmHead::Tied => product(weights, &spec.embedding.weight(), spec.vocab_size, hidden),
-    }
-}
-
-fn add(to: &mut Matrix, from: &Matrix) {
-    for (to, from) in to.data_mut().iter_mut().zip(from.data()) {
-        *to += from;
-    }
 }
 
 fn rows(matrix: &Matrix, rows: Range<usize>) -> Result<Matrix> {
@@ -214,10 +125,22 @@ fn last_rows(hidden: &Matrix, batch: &Batch) -> Matrix {
     last
 }
 
+/// Bends `x` so that it stays between `-cap` and `cap`.
+fn soft_cap(cap: f32, x: f64) -> f64 {
+    let cap = f64::from(cap);
+    cap * libm::tanh(x / cap)
+}
+
 /// A spec is a plain value that anyone can make, so its widths are checked where they meet.
 fn expect_width(name: &'static str, is: usize, expected: usize) -> Result<()> {
     if is == expected { Ok(()) } else { Err(Error::argument(name, is, expected.to_string())) }
 }
 
+fn expect_positive(name: &'static str, is: f32) -> Result<()> {
+    if is > 0.0 { Ok(()) } else { Err(Error::argument(name, is, "a number above 0")) }
+}
+
+#[cfg(test)]
+mod synthetic;
 #[cfg(test)]
 mod tests;

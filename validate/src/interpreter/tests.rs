@@ -1,90 +1,8 @@
-use genai_architectures::{Attention, Embedding, Layer, Linear, Position, Rope, RopeId, RopeLayout, RopeScaling};
+use genai_architectures::{Attention, LmHead, Mixer, Position, RopeId, RopeScaling};
 
+use super::synthetic::{Synthetic, VOCAB, spec};
 use super::*;
 use crate::ErrorKind;
-
-const HIDDEN: usize = 6;
-const HEADS: usize = 4;
-const KV_HEADS: usize = 2;
-const HEAD_DIM: usize = 4;
-const INNER: usize = 5;
-const VOCAB: usize = 9;
-const EPS: f32 = 1e-5;
-
-/// Tensors of every shape that is asked for, filled from their names.
-struct Synthetic;
-
-impl Synthetic {
-    fn tensor(name: &str, shape: &[usize]) -> Vec<f64> {
-        let mut state = name.bytes().fold(17u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
-        let mut next = || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            // A multiple of 2^-20, exact in f32 too.
-            (state >> 44) as f64 / f64::from(1 << 20) * 2.0 - 1.0
-        };
-        (0..shape.iter().product()).map(|_| next()).collect()
-    }
-}
-
-impl Weights for Synthetic {
-    fn read(&self, name: &str, shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
-        for (out, value) in out.iter_mut().zip(&Self::tensor(name, shape)[first..]) {
-            *out = *value as f32;
-        }
-        Ok(())
-    }
-}
-
-fn linear_spec(path: &str, out_features: usize, in_features: usize, bias: bool) -> Linear {
-    Linear { path: path.to_owned(), out_features, in_features, bias }
-}
-
-fn norm_spec(path: &str) -> Norm {
-    Norm { path: path.to_owned(), kind: NormKind::Rms, eps: EPS }
-}
-
-fn rope() -> Rope {
-    Rope { dim: HEAD_DIM, theta: 100.0, layout: RopeLayout::Half, scaling: RopeScaling::None }
-}
-
-/// Biases, head norms, a head width that is not hidden / heads, and a head of its own.
-fn spec(window: Option<usize>) -> DecoderSpec {
-    let attention = Attention {
-        num_heads: HEADS,
-        num_kv_heads: KV_HEADS,
-        head_dim: HEAD_DIM,
-        q: linear_spec("q", HEADS * HEAD_DIM, HIDDEN, true),
-        k: linear_spec("k", KV_HEADS * HEAD_DIM, HIDDEN, true),
-        v: linear_spec("v", KV_HEADS * HEAD_DIM, HIDDEN, true),
-        o: linear_spec("o", HIDDEN, HEADS * HEAD_DIM, false),
-        q_norm: Some(norm_spec("q_norm")),
-        k_norm: Some(norm_spec("k_norm")),
-        position: Position::Rope(RopeId(0)),
-        scale: 0.5,
-        window,
-    };
-    let mlp = Mlp::Gated {
-        gate: linear_spec("gate", INNER, HIDDEN, false),
-        up: linear_spec("up", INNER, HIDDEN, false),
-        down: linear_spec("down", HIDDEN, INNER, true),
-        activation: Activation::Silu,
-    };
-    let residual = Residual::PreNorm { mixer_norm: norm_spec("mixer_norm"), mlp_norm: norm_spec("mlp_norm") };
-    DecoderSpec {
-        architecture: "SyntheticForCausalLM",
-        runtime_type: "synthetic",
-        hidden_size: HIDDEN,
-        vocab_size: VOCAB,
-        context_length: 16,
-        embedding: Embedding { path: "embedding".to_owned() },
-        ropes: vec![rope()],
-        layers: vec![Layer { mixer: Mixer::Attention(attention), mlp, residual }],
-        final_norm: norm_spec("final_norm"),
-        lm_head: LmHead::Own(linear_spec("head", VOCAB, HIDDEN, false)),
-        unused_tensors: vec![],
-        copies: vec![],
-    }
-}
 
 fn run(spec: &DecoderSpec, ids: &[u32]) -> Matrix {
     logits(spec, &Synthetic, &[ids]).unwrap().remove(0)
@@ -93,7 +11,7 @@ fn run(spec: &DecoderSpec, ids: &[u32]) -> Matrix {
 /// The same model, written down once more without any of the interpreter's code: f64, a full score matrix with a
 /// mask, rope as a product of complex numbers.
 mod plain {
-    use super::{EPS, HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, Synthetic, VOCAB};
+    use crate::interpreter::synthetic::{EPS, HEAD_DIM, HEADS, HIDDEN, INNER, KV_HEADS, Synthetic, VOCAB};
 
     type Rows = Vec<Vec<f64>>;
 
@@ -225,65 +143,6 @@ fn no_position_sees_a_later_one_or_past_its_window() {
             let seen = changed <= position && position < changed + 2;
             assert_eq!(base_narrow.row(position) != other_narrow.row(position), seen, "{changed} at {position}");
         }
-    }
-}
-
-#[test]
-fn windows_end_at_the_position_itself() {
-    assert_eq!(attention::visible(5, None), 0..6);
-    assert_eq!(attention::visible(5, Some(1)), 5..6);
-    assert_eq!(attention::visible(5, Some(3)), 3..6);
-    assert_eq!(attention::visible(1, Some(3)), 0..2);
-}
-
-#[test]
-fn rotated_heads_meet_by_their_distance_alone() {
-    let length = 12;
-    let rotated = |vector: [f32; 6]| {
-        // Two heads of 6, of which 4 dimensions turn; two rows stand before the sequence.
-        let row = [vector, vector].concat();
-        let mut rows = Matrix::new(length + 2, 12, row.repeat(length + 2)).unwrap();
-        attention::rotate(&rope(), 6, &(2..length + 2), &mut rows);
-        rows
-    };
-    let (plain_q, plain_k) = ([0.3, -1.2, 0.8, 0.5, 2.0, -3.0], [1.1, 0.4, -0.7, 0.9, 0.25, 1.5]);
-    let (q, k) = (rotated(plain_q), rotated(plain_k));
-    let dot = |i: usize, j: usize| -> f32 { q.row(i + 2).iter().zip(k.row(j + 2)).take(6).map(|(q, k)| q * k).sum() };
-    for distance in 0..length {
-        for i in distance..length {
-            assert!((dot(i, i - distance) - dot(distance, 0)).abs() < 1e-5);
-        }
-    }
-    assert!((dot(1, 0) - dot(0, 0)).abs() > 0.1);
-    for row in 0..length + 2 {
-        assert_eq!(q.row(row)[4..6], plain_q[4..], "dimensions past the rope stay");
-        assert_eq!(q.row(row)[..6], q.row(row)[6..], "every head turns alike");
-    }
-    for unturned in 0..3 {
-        assert_eq!(q.row(unturned)[..6], plain_q);
-    }
-    // Position 1 turns the pair (0, 2) by one radian.
-    let (sin, cos) = 1f32.sin_cos();
-    assert!((q.row(3)[0] - (0.3 * cos - 0.8 * sin)).abs() < 1e-6);
-    assert!((q.row(3)[2] - (0.8 * cos + 0.3 * sin)).abs() < 1e-6);
-}
-
-#[test]
-fn activations_have_their_known_values() {
-    // torch 2: silu, gelu, gelu(approximate="tanh"), relu.
-    let cases = [
-        (Activation::Silu, 1.0, 0.731_058_6),
-        (Activation::Silu, -2.0, -0.238_405_85),
-        (Activation::Gelu, 1.0, 0.841_344_8),
-        (Activation::Gelu, -2.0, -0.045_500_27),
-        (Activation::GeluTanh, 1.0, 0.841_191_95),
-        (Activation::GeluTanh, -2.0, -0.045_402_348),
-        (Activation::Relu, 1.0, 1.0),
-        (Activation::Relu, -2.0, 0.0),
-    ];
-    for (activation, x, expected) in cases {
-        assert!((activate(activation, x) - expected).abs() < 2e-7, "{activation:?}({x})");
-        assert!(activate(activation, f32::NAN).is_nan());
     }
 }
 

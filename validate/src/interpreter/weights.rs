@@ -10,6 +10,11 @@ pub trait Weights {
     ///
     /// An error when there is no such tensor or its shape is not `expected_shape`.
     fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> Result<()>;
+
+    /// Makes of whole rows of the matrix `name`, `[rows, k]`, one for each output, what a package holds of them.
+    fn round(&self, _name: &str, _rows: &mut [f32], _k: usize) -> Result<()> {
+        Ok(())
+    }
 }
 
 impl Weights for Checkpoint {
@@ -29,8 +34,8 @@ impl Weights for Checkpoint {
 /// same values, whatever rows come with them.
 pub type Rounding<'a> = dyn Fn(&str, &mut [f32], usize) -> Result<()> + 'a;
 
-/// Weights whose matrices are rounded as they are read: what a package holds that stores them in fewer bits. Its logits
-/// against these show errors of lowering and kernels, with the loss of the rounding itself taken out.
+/// Weights whose matrices are rounded behind the reading: what a package holds that stores them in fewer bits. Its
+/// logits against these show errors of lowering and kernels, with the loss of the rounding itself taken out.
 pub struct Rounded<'a> {
     pub weights: &'a dyn Weights,
     pub round: &'a Rounding<'a>,
@@ -38,50 +43,10 @@ pub struct Rounded<'a> {
 
 impl Weights for Rounded<'_> {
     fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
-        self.weights.read(name, expected_shape, first, out)?;
-        let &[_, k] = expected_shape else { return Ok(()) };
-        // A part of a row cannot be rounded: its blocks are not all there.
-        if k == 0 || !first.is_multiple_of(k) || !out.len().is_multiple_of(k) {
-            let (name, value) = ("the part of a rounded matrix", format!("{} values from {first}", out.len()));
-            return Err(Error::argument(name, value, format!("whole rows of {k}")));
-        }
-        (self.round)(name, out, k)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Element `i` of every tensor is `i + 0.25`.
-    struct Counting;
-
-    impl Weights for Counting {
-        fn read(&self, _: &str, _: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
-            for (index, value) in out.iter_mut().enumerate() {
-                *value = (first + index) as f32 + 0.25;
-            }
-            Ok(())
-        }
+        self.weights.read(name, expected_shape, first, out)
     }
 
-    #[test]
-    fn rows_of_matrices_are_rounded_and_vectors_are_not() {
-        let round = |name: &str, rows: &mut [f32], k: usize| {
-            assert_eq!((name, k), ("w", 3));
-            rows.iter_mut().for_each(|value| *value = value.floor());
-            Ok(())
-        };
-        let rounded = Rounded { weights: &Counting, round: &round };
-        let mut rows = [0.0; 6];
-        rounded.read("w", &[4, 3], 3, &mut rows).unwrap();
-        assert_eq!(rows, [3.0, 4.0, 5.0, 6.0, 7.0, 8.0]);
-        let mut vector = [0.0; 2];
-        rounded.read("v", &[2], 0, &mut vector).unwrap();
-        assert_eq!(vector, [0.25, 1.25]);
-        for (first, length) in [(1, 3), (3, 2)] {
-            let error = rounded.read("w", &[4, 3], first, &mut rows[..length]).unwrap_err();
-            assert!(error.to_string().contains("whole rows of 3"), "{error}");
-        }
+    fn round(&self, name: &str, rows: &mut [f32], k: usize) -> Result<()> {
+        (self.round)(name, rows, k)
     }
 }

@@ -70,6 +70,44 @@ impl Op for SkipSimplifiedLayerNormalization {
     }
 }
 
+/// The residual sum of two values and its layer norm. Outputs: the norm, the sum.
+#[derive(Debug, Clone, Copy)]
+pub struct SkipLayerNormalization {
+    pub input: Value,
+    pub skip: Value,
+    pub gamma: Value,
+    pub beta: Option<Value>,
+    pub epsilon: f32,
+    /// Whether the sum is wanted.
+    pub sum: bool,
+}
+
+impl Op for SkipLayerNormalization {
+    const TYPE: &'static str = "SkipLayerNormalization";
+    const DOMAIN: &'static str = MICROSOFT;
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.skip), Some(self.gamma), self.beta]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("epsilon", Attribute::Float(self.epsilon))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let fact = graph.fact(self.input);
+        if graph.fact(self.skip) != fact {
+            return Err(format!("skip is {}, expected {fact}", graph.fact(self.skip)));
+        }
+        let width = fact.last().cloned().ok_or("input is a scalar")?;
+        for weight in std::iter::once(self.gamma).chain(self.beta) {
+            same_dtype(graph, self.input, weight)?;
+            expect_shape(graph, weight, std::slice::from_ref(&width))?;
+        }
+        Ok(vec![Some(fact.clone()), None, None, self.sum.then(|| fact.clone())])
+    }
+}
+
 /// `a · dequantize(b)ᵀ`: codes uint8 `[n, blocks, bytes]`, scales `[n, blocks]`, zero points uint8 packed by rows.
 #[derive(Debug, Clone, Copy)]
 pub struct MatMulNBits {
@@ -157,14 +195,26 @@ impl Op for GatherBlockQuantized {
     }
 }
 
+/// The tables of a rotation, and which dimensions it pairs.
+#[derive(Debug, Clone, Copy)]
+pub struct Rotation {
+    /// `[positions, rotated / 2]`
+    pub cos: Value,
+    /// `[positions, rotated / 2]`
+    pub sin: Value,
+    /// Pairs are neighbours; otherwise they lie half of the rotated dimensions apart.
+    pub interleaved: bool,
+}
+
 /// Rotates heads: input `[batch, sequence, heads * head_dim]`, positions int64 `[batch, sequence]`.
 #[derive(Debug, Clone, Copy)]
 pub struct RotaryEmbedding {
     pub input: Value,
     pub position_ids: Value,
-    pub cos_cache: Value,
-    pub sin_cache: Value,
+    pub rotation: Rotation,
     pub num_heads: usize,
+    /// How many leading dimensions of a head are rotated, where it is not all of them.
+    pub partial: Option<usize>,
 }
 
 impl Op for RotaryEmbedding {
@@ -172,16 +222,23 @@ impl Op for RotaryEmbedding {
     const DOMAIN: &'static str = MICROSOFT;
 
     fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.input), Some(self.position_ids), Some(self.cos_cache), Some(self.sin_cache)]
+        vec![Some(self.input), Some(self.position_ids), Some(self.rotation.cos), Some(self.rotation.sin)]
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("num_heads", Attribute::Int(self.num_heads as i64)), ("interleaved", Attribute::Int(0))]
+        let mut attributes = vec![
+            ("num_heads", Attribute::Int(self.num_heads as i64)),
+            ("interleaved", Attribute::Int(i64::from(self.rotation.interleaved))),
+        ];
+        if let Some(dims) = self.partial {
+            attributes.push(("rotary_embedding_dim", Attribute::Int(dims as i64)));
+        }
+        attributes
     }
 
     fn outputs(&self, graph: &Graph) -> Facts {
-        same_dtype(graph, self.input, self.cos_cache)?;
-        same_dtype(graph, self.cos_cache, self.sin_cache)?;
+        same_dtype(graph, self.input, self.rotation.cos)?;
+        same_dtype(graph, self.rotation.cos, self.rotation.sin)?;
         expect_dtype(graph, self.position_ids, Dtype::I64)?;
         one(graph.fact(self.input).clone())
     }
@@ -201,12 +258,15 @@ pub struct GroupQueryAttention {
     pub seqlens_k: Value,
     /// int32 scalar: the longest row's tokens.
     pub total_sequence_length: Value,
-    /// Cosines and sines `[positions, rotated / 2]`, where the op rotates.
-    pub rotation: Option<(Value, Value)>,
+    /// Where the op rotates.
+    pub rotation: Option<Rotation>,
+    /// Added to the scores after the cap: `[1, num_heads, sequence, total]`.
+    pub attention_bias: Option<Value>,
     pub num_heads: usize,
     pub num_kv_heads: usize,
     pub head_dim: usize,
     pub scale: f32,
+    pub softcap: Option<f32>,
     pub window: Option<usize>,
 }
 
@@ -223,8 +283,10 @@ impl Op for GroupQueryAttention {
             Some(self.past_value),
             Some(self.seqlens_k),
             Some(self.total_sequence_length),
-            self.rotation.map(|(cos, _)| cos),
-            self.rotation.map(|(_, sin)| sin),
+            self.rotation.map(|rotation| rotation.cos),
+            self.rotation.map(|rotation| rotation.sin),
+            None,
+            self.attention_bias,
         ]
     }
 
@@ -234,9 +296,12 @@ impl Op for GroupQueryAttention {
             ("kv_num_heads", Attribute::Int(self.num_kv_heads as i64)),
             ("scale", Attribute::Float(self.scale)),
             ("local_window_size", Attribute::Int(self.window.map_or(-1, |window| window as i64))),
-            ("softcap", Attribute::Float(0.0)),
+            ("softcap", Attribute::Float(self.softcap.unwrap_or(0.0))),
             ("do_rotary", Attribute::Int(i64::from(self.rotation.is_some()))),
-            ("rotary_interleaved", Attribute::Int(0)),
+            (
+                "rotary_interleaved",
+                Attribute::Int(i64::from(self.rotation.is_some_and(|rotation| rotation.interleaved))),
+            ),
         ]
     }
 
@@ -252,9 +317,8 @@ impl Op for GroupQueryAttention {
             }
         }
         same_dtype(graph, self.query, self.past_key)?;
-        if let Some((cos, sin)) = self.rotation {
-            same_dtype(graph, self.query, cos)?;
-            same_dtype(graph, cos, sin)?;
+        for value in self.rotation.iter().flat_map(|rotation| [rotation.cos, rotation.sin]).chain(self.attention_bias) {
+            same_dtype(graph, self.query, value)?;
         }
         expect_dtype(graph, self.seqlens_k, Dtype::I32)?;
         expect_dtype(graph, self.total_sequence_length, Dtype::I32)?;

@@ -4,12 +4,13 @@ mod contrib;
 mod standard;
 
 pub use contrib::{
-    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding,
-    SkipSimplifiedLayerNormalization,
+    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding, Rotation,
+    SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
 pub use standard::{
-    Add, Cast, Cos, Div, Gather, Gelu, MatMul, Max, Mul, Pow, Range, ReduceSum, Relu, Reshape, Shape, Sigmoid,
-    SimplifiedLayerNormalization, Sin, Slice, Split, Sub, Unsqueeze,
+    Add, Cast, Clip, Cos, Div, Exp, Floor, Gather, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mul, Pad,
+    Place, Pow, Range, ReduceSum, Relu, Reshape, Shape, Sigmoid, SimplifiedLayerNormalization, Sin, Slice, Softplus,
+    Split, Sub, Tanh, Unsqueeze, Where,
 };
 
 use super::{Dim, Dtype, Fact, Graph, Value};

@@ -43,8 +43,8 @@ macro_rules! unary {
     )+};
 }
 
-binary! { Add, Sub, Mul, Div, Max, Pow }
-unary! { Sigmoid, Relu, Cos, Sin }
+binary! { Add, Sub, Mul, Div, Max, Min, Pow }
+unary! { Sigmoid, Relu, Cos, Sin, Tanh, Exp, Log, Floor, Softplus }
 
 /// `[.., k] × [k, n]`
 #[derive(Debug, Clone, Copy)]
@@ -119,14 +119,17 @@ impl Op for Gather {
     }
 }
 
-/// The first `size` entries of the last dimension.
-#[derive(Debug, Clone, Copy)]
+/// A stretch of one dimension, to a shape that the caller knows.
+#[derive(Debug, Clone)]
 pub struct Slice {
     pub data: Value,
+    /// `[1]`
     pub starts: Value,
+    /// `[1]`
     pub ends: Value,
+    /// `[1]`
     pub axes: Value,
-    pub size: u64,
+    pub shape: Vec<Dim>,
 }
 
 impl Op for Slice {
@@ -137,7 +140,131 @@ impl Op for Slice {
     }
 
     fn outputs(&self, graph: &Graph) -> Facts {
-        one(graph.fact(self.data).with_last(self.size))
+        let data = graph.fact(self.data);
+        if data.shape.len() != self.shape.len() {
+            return Err(format!("{data} does not slice to {:?}", self.shape));
+        }
+        one(Fact::new(data.dtype, self.shape.clone()))
+    }
+}
+
+/// Zeros behind the last dimension, which becomes `width` long.
+#[derive(Debug, Clone, Copy)]
+pub struct Pad {
+    pub input: Value,
+    /// int64 `[2 * rank]`: zeros before and behind each dimension.
+    pub pads: Value,
+    pub width: u64,
+}
+
+impl Op for Pad {
+    const TYPE: &'static str = "Pad";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.pads)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        one(graph.fact(self.input).with_last(self.width))
+    }
+}
+
+/// Every value brought into `min..=max`; both scalars.
+#[derive(Debug, Clone, Copy)]
+pub struct Clip {
+    pub input: Value,
+    pub min: Value,
+    pub max: Value,
+}
+
+impl Op for Clip {
+    const TYPE: &'static str = "Clip";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.min), Some(self.max)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        same_dtype(graph, self.input, self.min)?;
+        same_dtype(graph, self.input, self.max)?;
+        one(graph.fact(self.input).clone())
+    }
+}
+
+/// `a > b`, element by element.
+#[derive(Debug, Clone, Copy)]
+pub struct Greater(pub Value, pub Value);
+
+impl Op for Greater {
+    const TYPE: &'static str = "Greater";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.0), Some(self.1)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let facts = broadcast(graph, self.0, self.1)?;
+        Ok(facts.into_iter().map(|fact| fact.map(|fact| fact.with_dtype(Dtype::Bool))).collect())
+    }
+}
+
+/// `yes` where the condition holds, else `no`; all of one shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Where {
+    pub condition: Value,
+    pub yes: Value,
+    pub no: Value,
+}
+
+impl Op for Where {
+    const TYPE: &'static str = "Where";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.condition), Some(self.yes), Some(self.no)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        expect_dtype(graph, self.condition, Dtype::Bool)?;
+        same_dtype(graph, self.yes, self.no)?;
+        expect_shape(graph, self.no, &graph.fact(self.yes).shape)?;
+        expect_shape(graph, self.condition, &graph.fact(self.yes).shape)?;
+        one(graph.fact(self.yes).clone())
+    }
+}
+
+/// Norm with mean and variance over the last dimension.
+#[derive(Debug, Clone, Copy)]
+pub struct LayerNormalization {
+    pub input: Value,
+    pub scale: Value,
+    pub bias: Option<Value>,
+    pub epsilon: f32,
+}
+
+impl Op for LayerNormalization {
+    const TYPE: &'static str = "LayerNormalization";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.scale), self.bias]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![
+            ("axis", Attribute::Int(-1)),
+            ("epsilon", Attribute::Float(self.epsilon)),
+            // Mean and variance are taken in float32 whatever the input is.
+            ("stash_type", Attribute::Int(1)),
+        ]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let input = graph.fact(self.input);
+        let width = input.last().cloned().ok_or("input is a scalar")?;
+        for weight in std::iter::once(self.scale).chain(self.bias) {
+            same_dtype(graph, self.input, weight)?;
+            expect_shape(graph, weight, std::slice::from_ref(&width))?;
+        }
+        one(input.clone())
     }
 }
 
@@ -194,6 +321,7 @@ impl Op for Cast {
             Dtype::U8 => 2,
             Dtype::I32 => 6,
             Dtype::I64 => 7,
+            Dtype::Bool => 9,
             Dtype::F16 => 10,
             Dtype::Bf16 => 16,
         };
@@ -272,12 +400,19 @@ impl Op for Range {
     }
 }
 
-/// A vector as a matrix of one column.
+/// A dimension of one more, in front or at the end.
 #[derive(Debug, Clone, Copy)]
 pub struct Unsqueeze {
     pub input: Value,
-    /// `[1]`
+    /// `[1]`: 0, or the rank of the input.
     pub axes: Value,
+    pub place: Place,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Front,
+    End,
 }
 
 impl Op for Unsqueeze {
@@ -289,7 +424,10 @@ impl Op for Unsqueeze {
 
     fn outputs(&self, graph: &Graph) -> Facts {
         let mut fact = graph.fact(self.input).clone();
-        fact.shape.push(Dim::Known(1));
+        match self.place {
+            Place::Front => fact.shape.insert(0, Dim::Known(1)),
+            Place::End => fact.shape.push(Dim::Known(1)),
+        }
         one(fact)
     }
 }

@@ -1,0 +1,66 @@
+//! Module paths of a whole description, for families that differ from another in these.
+
+use crate::{Activation, Attention, DecoderSpec, Layer, LmHead, Mixer, Mlp};
+
+impl DecoderSpec {
+    /// Replaces parts of module paths, the rules one after another.
+    pub(crate) fn rename(&mut self, rules: &[(&str, &str)]) {
+        self.for_each_path(|path| {
+            for (from, to) in rules {
+                *path = path.replace(from, to);
+            }
+        });
+    }
+
+    /// Visits every module path once, and the tensors of `copies` and `constants`.
+    fn for_each_path(&mut self, mut visit: impl FnMut(&mut String)) {
+        visit(&mut self.embedding.path);
+        if let Some(positions) = &mut self.embedding.positions {
+            visit(&mut positions.path);
+        }
+        if let Some(norm) = &mut self.embedding.norm {
+            visit(&mut norm.path);
+        }
+        for layer in &mut self.layers {
+            layer.for_each_path(&mut visit);
+        }
+        visit(&mut self.final_norm.path);
+        if let LmHead::Own(head) = &mut self.lm_head {
+            visit(&mut head.path);
+        }
+        for (copy, original) in &mut self.copies {
+            visit(copy);
+            visit(original);
+        }
+        for (tensor, _) in &mut self.constants {
+            visit(tensor);
+        }
+    }
+}
+
+impl Layer {
+    fn for_each_path(&mut self, visit: &mut impl FnMut(&mut String)) {
+        let Mixer::Attention(Attention { q, k, v, o, q_norm, k_norm, .. }) = &mut self.mixer;
+        for linear in [q, k, v, o] {
+            visit(&mut linear.path);
+        }
+        for norm in [q_norm, k_norm].into_iter().flatten() {
+            visit(&mut norm.norm.path);
+        }
+        let (linears, activation) = match &mut self.mlp {
+            Mlp::Gated { gate, up, down, activation } => (vec![gate, up, down], activation),
+            Mlp::Plain { up, down, activation } => (vec![up, down], activation),
+        };
+        for linear in linears {
+            visit(&mut linear.path);
+        }
+        match activation {
+            Activation::XIelu { path, .. } => visit(path),
+            Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::ReluSquared => {
+            }
+        }
+        for norm in self.residual.norms_mut() {
+            visit(&mut norm.path);
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The description of a decoder: data only, one value per layer, every default resolved.
+//!
+//! Modules are named, tensors are not: a [`Linear`] says `model.layers.0.mlp.up_proj`, and whether the checkpoint holds
+//! `.weight` alone or a quantized triple is the reader's business.
+
+mod attention;
+mod linear;
+mod mlp;
+mod norm;
+mod tensors;
+
+pub use attention::{
+    Alibi, AlibiRounding, Attention, HeadNorm, NormOrder, NormSpan, Position, QueryScaling, alibi_slopes,
+};
+pub use linear::{Linear, View};
+pub use mlp::{Activation, Mlp};
+pub use norm::{Norm, NormKind, NormWeight};
+pub use tensors::{TensorPattern, TensorPrefix};
+
+use crate::Rope;
+
+/// A causal language model: embedding, layers, final norm, head.
+///
+/// Hidden states are `[batch, sequence, hidden_size]`; logits are `[batch, sequence, vocab_size]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DecoderSpec {
+    /// The `architectures[0]` string of the config, for example `LlamaForCausalLM`.
+    pub architecture: &'static str,
+    /// The `model.type` under which onnxruntime-genai runs this family.
+    pub runtime_type: &'static str,
+    pub hidden_size: usize,
+    pub vocab_size: usize,
+    /// The longest sequence, in tokens, prompt and continuation together.
+    pub context_length: usize,
+    pub embedding: Embedding,
+    /// The distinct rotary tables of the model; layers refer to them by [`RopeId`].
+    pub ropes: Vec<Rope>,
+    pub layers: Vec<Layer>,
+    pub final_norm: Norm,
+    pub lm_head: LmHead,
+    /// Factor on the logits.
+    pub logit_scale: Option<f32>,
+    /// `cap * tanh(logit / cap)`, after the factor.
+    pub logit_softcap: Option<f32>,
+    /// Other names under which checkpoints of this family store their tensors; the first that fits a name counts.
+    pub prefixes: Vec<TensorPrefix>,
+    /// Tensors that checkpoints of this family carry and that this model does not use.
+    pub unused_tensors: Vec<TensorPattern>,
+    /// Tensors that some checkpoints store although the model uses another in their place: `(copy, original)`. Where
+    /// the two differ, the checkpoint contradicts its config.
+    pub copies: Vec<(String, String)>,
+    /// Tensors that some checkpoints store although the model has the number in this value: `(tensor, value)`, one
+    /// element up to the rounding of the tensor's dtype. Where the two differ, the checkpoint is another model.
+    pub constants: Vec<(String, f32)>,
+}
+
+/// An index into [`DecoderSpec::ropes`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RopeId(pub usize);
+
+/// A table `[vocab_size, hidden_size]`; row `t` is the first hidden state of token `t`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Embedding {
+    /// Module path; the table is the tensor `{path}.weight`.
+    pub path: String,
+    /// Factor on the rows of the table, before anything is added.
+    pub scale: Option<f32>,
+    /// A table of positions, added to the rows of the tokens.
+    pub positions: Option<LearnedPositions>,
+    /// Norm of the sum.
+    pub norm: Option<Norm>,
+}
+
+/// A table `[rows, hidden_size]`; position `p` adds row `p + offset`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LearnedPositions {
+    /// Module path; the table is the tensor `{path}.weight`.
+    pub path: String,
+    pub rows: usize,
+    pub offset: usize,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum LmHead {
+    /// The head has a weight of its own.
+    Own(Linear),
+    /// The head multiplies by the embedding table.
+    Tied,
+}
+
+/// One decoder layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Layer {
+    pub mixer: Mixer,
+    pub mlp: Mlp,
+    pub residual: Residual,
+}
+
+/// What mixes information between positions.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Mixer {
+    Attention(Attention),
+}
+
+/// How a layer's parts join the residual stream.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Residual {
+    /// `x += scale * mixer(mixer_norm(x)); x += scale * mlp(mlp_norm(x))`
+    PreNorm { mixer_norm: Norm, mlp_norm: Norm, scale: Option<f32> },
+    /// `x += mixer_norm(mixer(x)); x += mlp_norm(mlp(x))`
+    PostNorm { mixer_norm: Norm, mlp_norm: Norm },
+    /// `x += mixer_post(mixer(mixer_pre(x))); x += mlp_post(mlp(mlp_pre(x)))`
+    Sandwich { mixer_pre: Norm, mixer_post: Norm, mlp_pre: Norm, mlp_post: Norm },
+    /// `x += mixer(mixer_norm(x)) + mlp(mlp_norm(x))`; without `mlp_norm` both read the same normed value.
+    Parallel { mixer_norm: Norm, mlp_norm: Option<Norm> },
+}
+
+impl DecoderSpec {
+    /// The rotary table that a layer refers to.
+    pub fn rope(&self, id: RopeId) -> &Rope {
+        &self.ropes[id.0]
+    }
+
+    /// What this spec calls a tensor of the checkpoint; `None` where it is the stored name.
+    pub fn name_of(&self, stored: &str) -> Option<String> {
+        self.prefixes.iter().find_map(|prefix| {
+            let rest = stored.strip_prefix(prefix.stored)?;
+            Some(format!("{}{rest}", prefix.named))
+        })
+    }
+
+    /// Sets the head: `own`, or the embedding table in its place.
+    pub(crate) fn set_head(&mut self, own: Linear, tied: bool) {
+        self.copies = if tied { vec![(own.weight(), self.embedding.weight())] } else { Vec::new() };
+        self.lm_head = if tied { LmHead::Tied } else { LmHead::Own(own) };
+    }
+
+    /// The attention of each layer that has one, in order, for a family that adjusts another's description.
+    pub(crate) fn attentions_mut(&mut self) -> impl Iterator<Item = &mut Attention> {
+        self.layers.iter_mut().map(|layer| match &mut layer.mixer {
+            Mixer::Attention(attention) => attention,
+        })
+    }
+
+    /// The norms over the hidden state: those of the layers, then the final one.
+    pub(crate) fn norms_mut(&mut self) -> impl Iterator<Item = &mut Norm> {
+        self.layers.iter_mut().flat_map(|layer| layer.residual.norms_mut()).chain([&mut self.final_norm])
+    }
+
+    /// Learned parameters, tied weights counted once.
+    pub fn num_parameters(&self) -> u64 {
+        let hidden_size = self.hidden_size;
+        let table = |rows: usize| rows as u64 * hidden_size as u64;
+        let head = match &self.lm_head {
+            LmHead::Own(linear) => linear.num_parameters(),
+            LmHead::Tied => 0,
+        };
+        let positions = self.embedding.positions.as_ref().map_or(0, |positions| table(positions.rows));
+        let embedding_norm = self.embedding.norm.as_ref().map_or(0, |norm| norm.num_parameters(hidden_size));
+        let layers: u64 = self.layers.iter().map(|layer| layer.num_parameters(hidden_size)).sum();
+        let final_norm = self.final_norm.num_parameters(hidden_size);
+        table(self.vocab_size) + positions + embedding_norm + layers + final_norm + head
+    }
+}
+
+impl Layer {
+    fn num_parameters(&self, hidden_size: usize) -> u64 {
+        let Mixer::Attention(attention) = &self.mixer;
+        self.residual.norms().map(|norm| norm.num_parameters(hidden_size)).sum::<u64>()
+            + attention.num_parameters()
+            + self.mlp.num_parameters()
+    }
+}
+
+impl Residual {
+    /// The norms of the layer itself, each over the hidden state.
+    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
+        let norms = match self {
+            Self::PreNorm { mixer_norm, mlp_norm, .. } | Self::PostNorm { mixer_norm, mlp_norm } => {
+                vec![mixer_norm, mlp_norm]
+            }
+            Self::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
+                vec![mixer_pre, mixer_post, mlp_pre, mlp_post]
+            }
+            Self::Parallel { mixer_norm, mlp_norm } => std::iter::once(mixer_norm).chain(mlp_norm).collect(),
+        };
+        norms.into_iter()
+    }
+
+    pub(crate) fn norms_mut(&mut self) -> Vec<&mut Norm> {
+        match self {
+            Self::PreNorm { mixer_norm, mlp_norm, .. } | Self::PostNorm { mixer_norm, mlp_norm } => {
+                vec![mixer_norm, mlp_norm]
+            }
+            Self::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
+                vec![mixer_pre, mixer_post, mlp_pre, mlp_post]
+            }
+            Self::Parallel { mixer_norm, mlp_norm } => std::iter::once(mixer_norm).chain(mlp_norm).collect(),
+        }
+    }
+}
+
+impl LearnedPositions {
+    /// The name of the table tensor.
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.path)
+    }
+}
+
+impl Embedding {
+    /// The name of the table tensor.
+    pub fn weight(&self) -> String {
+        format!("{}.weight", self.path)
+    }
+}

@@ -1,0 +1,78 @@
+//! The MLP of a layer, and activations.
+//!
+//! ```text
+//! gated  x ─► gate_proj ─► act ─► Mul ─► down_proj        plain  x ─► up_proj ─► act ─► down_proj
+//!        x ─► up_proj ────────────┘
+//! ```
+
+use genai_architectures::{Activation, Mlp};
+
+use super::{Lowering, linear::dotted};
+use crate::{
+    Result, Role,
+    graph::{
+        Value,
+        ops::{Add, Exp, Gelu, Greater, Min, Mul, Relu, Sigmoid, Softplus, Sub, Where},
+    },
+};
+
+impl Lowering<'_> {
+    pub(super) fn mlp(&mut self, path: &str, mlp: &Mlp, input: Value) -> Result<Value> {
+        let (inner, down) = match mlp {
+            Mlp::Gated { gate, up, down, activation } => {
+                let gate = self.linear(&format!("{path}/gate_proj"), Role::GateProj, input, &[gate])?;
+                let up = self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[up])?;
+                let activated = self.activation(&format!("{path}/act_fn"), activation, gate)?;
+                (self.graph.add(&format!("{path}/Mul"), &Mul(activated, up))?, down)
+            }
+            Mlp::Plain { up, down, activation } => {
+                let up = self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[up])?;
+                (self.activation(&format!("{path}/act_fn"), activation, up)?, down)
+            }
+        };
+        self.linear(&format!("{path}/down_proj"), Role::DownProj, inner, &[down])
+    }
+
+    fn activation(&mut self, path: &str, activation: &Activation, input: Value) -> Result<Value> {
+        match activation {
+            Activation::Silu => {
+                let sigmoid = self.graph.add(&format!("{path}/Sigmoid"), &Sigmoid(input))?;
+                self.graph.add(&format!("{path}/Mul"), &Mul(input, sigmoid))
+            }
+            Activation::Gelu => self.graph.add(&format!("{path}/Gelu"), &Gelu { input, approximate: "none" }),
+            Activation::GeluTanh => self.graph.add(&format!("{path}/Gelu"), &Gelu { input, approximate: "tanh" }),
+            Activation::Relu => self.graph.add(&format!("{path}/Relu"), &Relu(input)),
+            Activation::ReluSquared => {
+                let relu = self.graph.add(&format!("{path}/Relu"), &Relu(input))?;
+                self.graph.add(&format!("{path}/Mul"), &Mul(relu, relu))
+            }
+            Activation::XIelu { path: module, beta, eps } => self.xielu(path, module, *beta, *eps, input),
+        }
+    }
+
+    /// `x > 0`: `a_p x² + b x`, else `a_n (expm1(min(x, eps)) - x) + b x`.
+    fn xielu(&mut self, path: &str, module: &str, beta: f32, eps: f32, input: Value) -> Result<Value> {
+        let name = |part: &str| format!("{}.{part}", dotted(path));
+        let at = |part: &str| format!("{path}/{part}");
+        let alpha_p = self.parameter(&name("alpha_p"), format!("{module}.alpha_p"), &[1], 0.0)?;
+        let alpha_n = self.parameter(&name("alpha_n"), format!("{module}.alpha_n"), &[1], 0.0)?;
+        let (beta, eps) = (self.scalar(beta)?, self.scalar(eps)?);
+        let (zero, one) = (self.scalar(0.0)?, self.scalar(1.0)?);
+        let graph = &mut self.graph;
+        let a_p = graph.add(&at("alpha_p/Softplus"), &Softplus(alpha_p))?;
+        let a_n = graph.add(&at("alpha_n/Softplus"), &Softplus(alpha_n))?;
+        let a_n = graph.add(&at("alpha_n/Add"), &Add(a_n, beta))?;
+
+        let square = graph.add(&at("positive/Square"), &Mul(input, input))?;
+        let positive = graph.add(&at("positive/Mul"), &Mul(square, a_p))?;
+        let below = graph.add(&at("negative/Min"), &Min(input, eps))?;
+        let exponential = graph.add(&at("negative/Exp"), &Exp(below))?;
+        let less_one = graph.add(&at("negative/Sub"), &Sub(exponential, one))?;
+        let bent = graph.add(&at("negative/Sub_x"), &Sub(less_one, input))?;
+        let negative = graph.add(&at("negative/Mul"), &Mul(bent, a_n))?;
+        let is_positive = graph.add(&at("Greater"), &Greater(input, zero))?;
+        let chosen = graph.add(&at("Where"), &Where { condition: is_positive, yes: positive, no: negative })?;
+        let linear = graph.add(&at("linear/Mul"), &Mul(input, beta))?;
+        graph.add(&at("Add"), &Add(chosen, linear))
+    }
+}

@@ -1,0 +1,118 @@
+//! Norms, alone or together with the residual sum that they read.
+//!
+//! ```text
+//! residual ──► (Simplified)LayerNormalization ─► normed
+//! residual, update ─► Skip(Simplified)LayerNormalization ─► normed, residual + update
+//! ```
+
+use genai_architectures::{Norm, NormKind, NormWeight};
+
+use super::{Lowering, linear::dotted};
+use crate::{
+    Result,
+    graph::{
+        Value,
+        ops::{
+            Add, LayerNormalization, SimplifiedLayerNormalization, SkipLayerNormalization,
+            SkipSimplifiedLayerNormalization,
+        },
+    },
+};
+
+/// The residual stream between two parts: what has been added up, and what is still to be added.
+#[derive(Clone, Copy)]
+pub(super) struct Stream {
+    pub(super) residual: Value,
+    pub(super) update: Option<Value>,
+}
+
+impl Stream {
+    pub(super) fn new(residual: Value) -> Self {
+        Self { residual, update: None }
+    }
+}
+
+impl Lowering<'_> {
+    /// The norm of the stream, and the stream added up.
+    pub(super) fn norm(&mut self, stream: Stream, norm: &Norm, path: &str) -> Result<(Value, Value)> {
+        match stream.update {
+            None => Ok((self.plain_norm(stream.residual, norm, path)?, stream.residual)),
+            Some(update) => {
+                let outputs = self.skip_norm(stream.residual, update, norm, path, true)?;
+                Ok((outputs[0], outputs[1]))
+            }
+        }
+    }
+
+    /// The norm of a stream that nothing follows.
+    pub(super) fn last_norm(&mut self, stream: Stream, norm: &Norm, path: &str) -> Result<Value> {
+        match stream.update {
+            None => self.plain_norm(stream.residual, norm, path),
+            Some(update) => Ok(self.skip_norm(stream.residual, update, norm, path, false)?[0]),
+        }
+    }
+
+    /// The stream added up.
+    pub(super) fn sum(&mut self, stream: Stream, path: &str) -> Result<Value> {
+        match stream.update {
+            None => Ok(stream.residual),
+            Some(update) => self.graph.add(&format!("{path}/Add"), &Add(stream.residual, update)),
+        }
+    }
+
+    /// The norm of a value over the hidden state.
+    pub(super) fn plain_norm(&mut self, input: Value, norm: &Norm, path: &str) -> Result<Value> {
+        let (scale, bias) = self.norm_weights(norm, path, self.spec.hidden_size)?;
+        self.norm_node(&format!("{path}/LayerNorm"), path, input, norm, scale, bias)
+    }
+
+    /// The norm of `input` over its last dimension, with weights that exist already.
+    pub(super) fn norm_node(
+        &mut self,
+        name: &str,
+        output_path: &str,
+        input: Value,
+        norm: &Norm,
+        scale: Value,
+        bias: Option<Value>,
+    ) -> Result<Value> {
+        let epsilon = norm.eps;
+        let outputs = match norm.kind {
+            NormKind::Rms => {
+                self.graph.wire(name, output_path, &SimplifiedLayerNormalization { input, scale, epsilon })?
+            }
+            NormKind::Layer => {
+                self.graph.wire(name, output_path, &LayerNormalization { input, scale, bias, epsilon })?
+            }
+        };
+        Ok(outputs[0])
+    }
+
+    fn skip_norm(&mut self, input: Value, skip: Value, norm: &Norm, path: &str, sum: bool) -> Result<Vec<Value>> {
+        let (gamma, beta) = self.norm_weights(norm, path, self.spec.hidden_size)?;
+        let (name, epsilon) = (format!("{path}/SkipLayerNorm"), norm.eps);
+        match norm.kind {
+            NormKind::Rms => {
+                let op = SkipSimplifiedLayerNormalization { input, skip, gamma, epsilon, sum };
+                self.graph.wire(&name, path, &op)
+            }
+            NormKind::Layer => {
+                let op = SkipLayerNormalization { input, skip, gamma, beta, epsilon, sum };
+                self.graph.wire(&name, path, &op)
+            }
+        }
+    }
+
+    /// Weight and bias of a norm over `width` values; ones where there is no weight, which the operators demand.
+    pub(super) fn norm_weights(&mut self, norm: &Norm, path: &str, width: usize) -> Result<(Value, Option<Value>)> {
+        let name = format!("{}.weight", dotted(path));
+        let weight = match norm.weight {
+            NormWeight::Plain => self.parameter(&name, norm.weight(), &[width], 0.0)?,
+            NormWeight::OnePlus => self.parameter(&name, norm.weight(), &[width], 1.0)?,
+            NormWeight::None => self.constant_tensor(&name, 1.0, &[width])?,
+        };
+        let bias_name = format!("{}.bias", dotted(path));
+        let bias = norm.bias.then(|| self.parameter(&bias_name, norm.bias_name(), &[width], 0.0)).transpose()?;
+        Ok((weight, bias))
+    }
+}

@@ -1,0 +1,158 @@
+//! Feed-forward parts and their activations.
+
+use genai_architectures::{Activation, Mlp};
+
+use super::product::linear;
+use super::{Weights, expect_width};
+use crate::{Matrix, Result};
+
+/// `[tokens, hidden_size]`
+pub(super) fn mlp(weights: &dyn Weights, mlp: &Mlp, hidden: &Matrix) -> Result<Matrix> {
+    match mlp {
+        Mlp::Gated { gate, up, down, activation } => {
+            expect_width("down.out_features", down.out_features, hidden.cols())?;
+            let curve = curve(weights, activation)?;
+            let mut inner = linear(weights, gate, hidden)?;
+            let up = linear(weights, up, hidden)?;
+            expect_width("up.out_features", up.cols(), inner.cols())?;
+            for (gate, up) in inner.data_mut().iter_mut().zip(up.data()) {
+                *gate = curve(f64::from(*gate)) as f32 * up;
+            }
+            linear(weights, down, &inner)
+        }
+        Mlp::Plain { up, down, activation } => {
+            expect_width("down.out_features", down.out_features, hidden.cols())?;
+            let curve = curve(weights, activation)?;
+            let mut inner = linear(weights, up, hidden)?;
+            for x in inner.data_mut() {
+                *x = curve(f64::from(*x)) as f32;
+            }
+            linear(weights, down, &inner)
+        }
+    }
+}
+
+type Curve = Box<dyn Fn(f64) -> f64>;
+
+/// The function that an activation is, with its learned parameters read.
+fn curve(weights: &dyn Weights, activation: &Activation) -> Result<Curve> {
+    Ok(match activation {
+        Activation::Silu => Box::new(|x| x / (1.0 + libm::exp(-x))),
+        Activation::Gelu => Box::new(|x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))),
+        Activation::GeluTanh => Box::new(|x| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+            0.5 * x * (1.0 + libm::tanh(inner))
+        }),
+        Activation::Relu => Box::new(relu),
+        Activation::ReluSquared => Box::new(|x| relu(x) * relu(x)),
+        Activation::XIelu { path, beta, eps } => {
+            let learned = |name: &str| -> Result<f64> {
+                let mut value = [0.0];
+                weights.read(&format!("{path}.{name}"), &[1], 0, &mut value)?;
+                Ok(f64::from(value[0]))
+            };
+            let (beta, eps) = (f64::from(*beta), f64::from(*eps));
+            let (rise, fall) = (softplus(learned("alpha_p")?), beta + softplus(learned("alpha_n")?));
+            Box::new(move |x| {
+                let bend = if x > 0.0 { rise * x * x } else { fall * (libm::expm1(x.min(eps)) - x) };
+                bend + beta * x
+            })
+        }
+    })
+}
+
+/// Not `f64::max`, which would turn a NaN into 0.
+fn relu(x: f64) -> f64 {
+    if x < 0.0 { 0.0 } else { x }
+}
+
+/// `ln(1 + exp(x))`, without overflow.
+fn softplus(x: f64) -> f64 {
+    x.max(0.0) + libm::log1p(libm::exp(-x.abs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use genai_architectures::Linear;
+
+    use super::*;
+    use crate::interpreter::synthetic::Tensors;
+
+    #[test]
+    fn activations_have_their_known_values() {
+        // torch 2: silu, gelu, gelu(approximate="tanh"), relu, relu squared.
+        let cases = [
+            (Activation::Silu, 1.0, 0.731_058_6),
+            (Activation::Silu, -2.0, -0.238_405_85),
+            (Activation::Gelu, 1.0, 0.841_344_8),
+            (Activation::Gelu, -2.0, -0.045_500_27),
+            (Activation::GeluTanh, 1.0, 0.841_191_95),
+            (Activation::GeluTanh, -2.0, -0.045_402_348),
+            (Activation::Relu, 1.5, 1.5),
+            (Activation::Relu, -2.0, 0.0),
+            (Activation::ReluSquared, 1.5, 2.25),
+            (Activation::ReluSquared, -2.0, 0.0),
+        ];
+        for (activation, x, expected) in cases {
+            let curve = curve(&Tensors::of([]), &activation).unwrap();
+            assert!((curve(x) - expected).abs() < 2e-7, "{activation:?}({x})");
+            assert!(curve(f64::NAN).is_nan());
+        }
+    }
+
+    #[test]
+    fn xielu_is_that_of_transformers() {
+        // transformers 5.23, XIELUActivation(dtype=float64) with alpha_p = 0.3, alpha_n = -0.75, eps = -0.125, an eps
+        // large enough to be seen.
+        let weights = Tensors::of([("act.alpha_p", &[1][..], vec![0.3]), ("act.alpha_n", &[1][..], vec![-0.75])]);
+        let xielu = Activation::XIelu { path: "act".to_owned(), beta: 0.5, eps: -0.125 };
+        let curve = curve(&weights, &xielu).unwrap();
+        let cases = [
+            (2.5, 6.589720278),
+            (0.5, 0.463588811),
+            (0.0, -0.104210090),
+            (-0.0625, -0.080030652),
+            (-0.125, -0.055851214),
+            (-0.5, -0.155521047),
+            (-3.0, 0.317896720),
+        ];
+        for (x, expected) in cases {
+            assert!((curve(x) - expected).abs() < 1e-7, "{x}: {} and {expected}", curve(x));
+        }
+        assert!(curve(f64::NAN).is_nan());
+        assert!(super::curve(&Tensors::of([]), &xielu).is_err());
+    }
+
+    #[test]
+    fn softplus_stands_far_out() {
+        assert_eq!(softplus(1000.0), 1000.0);
+        assert_eq!(softplus(-1000.0), 0.0);
+        assert!((softplus(0.0) - std::f64::consts::LN_2).abs() < 1e-15);
+    }
+
+    #[test]
+    fn gates_multiply_and_plain_ones_do_not() {
+        let weights = Tensors::of([
+            ("gate.weight", &[2, 2][..], vec![1.0, 0.0, 0.0, -1.0]),
+            ("up.weight", &[2, 2], vec![2.0, 1.0, 1.0, 1.0]),
+            ("up.bias", &[2], vec![0.5, -0.5]),
+            ("down.weight", &[2, 2], vec![1.0, 10.0, 0.0, 1.0]),
+        ]);
+        let hidden = Matrix::new(1, 2, vec![3.0, -2.0]).unwrap();
+        let (gate, up) = (Linear::whole("gate", 2, 2, false), Linear::whole("up", 2, 2, true));
+        let down = Linear::whole("down", 2, 2, false);
+        let activation = Activation::Relu;
+        // gate (3, 2), up (4.5, 0.5).
+        let gated = Mlp::Gated { gate, up: up.clone(), down: down.clone(), activation: activation.clone() };
+        assert_eq!(mlp(&weights, &gated, &hidden).unwrap().data(), [13.5 + 10.0, 1.0]);
+        let plain = Mlp::Plain { up: up.clone(), down: down.clone(), activation };
+        assert_eq!(mlp(&weights, &plain, &hidden).unwrap().data(), [4.5 + 5.0, 0.5]);
+        // up (-3.5, -0.5) of the other side is cut off.
+        let other = Matrix::new(1, 2, vec![-3.0, 2.0]).unwrap();
+        assert_eq!(mlp(&weights, &plain, &other).unwrap().data(), [0.0, 0.0]);
+
+        let narrow = Mlp::Plain { up, down: Linear::whole("down", 1, 2, false), activation: Activation::Silu };
+        let message = mlp(&weights, &narrow, &hidden).unwrap_err().to_string();
+        assert_eq!(message, "down.out_features is 1, expected 2");
+    }
+}
