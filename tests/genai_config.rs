@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use genai_architectures::Mixer;
 use genai_builder::TARGETS;
 use serde_json::{Map, Value, json};
 
@@ -142,23 +143,20 @@ fn tokens_and_sampling_come_from_the_file_that_decides() {
 #[test]
 fn sizes_and_names_are_those_of_the_model() {
     for_each(&recorded(), String::clone, |name| {
-        let config: Value = serde_json::from_slice(&fs::read(fixture(name).join("config.json"))?)?;
         let spec = spec(&fixture(name))?;
-        let number = |key: &str| config[key].as_u64();
-        let heads = number("num_attention_heads").unwrap();
-        let head_size = number("head_dim").unwrap_or(number("hidden_size").unwrap() / heads);
+        let Mixer::Attention(attention) = &spec.layers[0].mixer;
         for target in TARGETS {
             let package = build(&fixture(name), "fp16", target.provider, &["filename=decoder.onnx"])?;
             let written = read(package.path())?;
             for (key, expected) in [
-                ("model.vocab_size", config["vocab_size"].clone()),
+                ("model.vocab_size", json!(spec.vocab_size)),
                 ("model.context_length", json!(spec.context_length)),
                 ("model.decoder.filename", json!("decoder.onnx")),
-                ("model.decoder.hidden_size", config["hidden_size"].clone()),
-                ("model.decoder.head_size", json!(head_size)),
-                ("model.decoder.num_attention_heads", json!(heads)),
-                ("model.decoder.num_key_value_heads", json!(number("num_key_value_heads").unwrap_or(heads))),
-                ("model.decoder.num_hidden_layers", config["num_hidden_layers"].clone()),
+                ("model.decoder.hidden_size", json!(spec.hidden_size)),
+                ("model.decoder.head_size", json!(target.padded_head_dim(attention.head_dim))),
+                ("model.decoder.num_attention_heads", json!(attention.num_heads)),
+                ("model.decoder.num_key_value_heads", json!(attention.num_kv_heads)),
+                ("model.decoder.num_hidden_layers", json!(spec.layers.len())),
                 ("model.decoder.inputs.past_key_names", json!("past_key_values.%d.key")),
                 ("model.decoder.outputs.present_value_names", json!("present.%d.value")),
                 ("search.max_length", json!(spec.context_length)),

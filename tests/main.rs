@@ -8,6 +8,7 @@ mod genai_config;
 mod golden;
 mod parity;
 mod parts;
+mod readme;
 mod reference;
 mod refusals;
 mod same_bytes;

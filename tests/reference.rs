@@ -22,7 +22,8 @@ pub(crate) fn recorded_logits(checkpoint: &Path) -> Outcome<Reference> {
 /// Random weights lose too much at four bits to be compared with the float model, so the loss is in the reference.
 pub(crate) fn rounded_logits(checkpoint: &Path, scheme: IntScheme, scale_dtype: ScaleDtype) -> Outcome<Reference> {
     let mut reference = recorded_logits(checkpoint)?;
-    let (spec, weights) = (spec(checkpoint)?, Checkpoint::open(checkpoint)?);
+    let spec = spec(checkpoint)?;
+    let weights = Checkpoint::open(checkpoint)?.renamed(|stored| spec.name_of(stored))?;
     let table = spec.embedding.weight();
     let tied = matches!(spec.lm_head, genai_architectures::LmHead::Tied);
     let round = |name: &str, rows: &mut [f32], k: usize| {

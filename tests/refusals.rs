@@ -114,6 +114,12 @@ const REFUSALS: &[Refusal] = &[
         &["\"lm_head.weight\" differs from \"model.embed_tokens.weight\""],
     ),
     (
+        "a constant of another value",
+        || Altered::copy_of("apertus-default").tensors(|t| poison(t, "model.layers.1.mlp.act_fn.beta", 0, 0x3f80)),
+        INCONSISTENT,
+        &["\"model.layers.1.mlp.act_fn.beta\" is 1, expected 0.5"],
+    ),
+    (
         "no head at all",
         || without(&["lm_head.weight"]),
         INCONSISTENT,

@@ -9,7 +9,7 @@ use super::llama::{self, Biases, Defaults};
 use crate::{Config, DecoderSpec, Result};
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
-    let defaults = Defaults { num_kv_heads: Some(8), head_dim: None };
+    let defaults = Defaults { num_kv_heads: Some(8), ..Defaults::default() };
     let mut spec = llama::decoder(config, &defaults, &Biases { qkv: false, o: false, mlp: false })?;
     let window = if config.has("sliding_window") { config.opt_usize("sliding_window")? } else { Some(4096) };
     for attention in spec.attentions_mut() {

@@ -1,9 +1,50 @@
 //! The families: one small file each, and the table that lists them.
 
+mod apertus;
+mod arcee;
+mod bloom;
+mod chatglm;
+mod cohere;
+mod cohere2;
+mod ernie4_5;
+mod exaone;
+mod exaone4;
+mod falcon;
+mod gemma;
+mod gemma2;
+mod gemma3;
+mod glm;
+mod glm4;
+mod gpt;
+mod gpt2;
+mod gpt_neox;
+mod granite;
+mod hunyuan_dense;
+mod internlm2;
+mod layer_type;
 mod llama;
+mod ministral;
+mod ministral3;
 mod mistral;
+mod mistral3;
+mod mpt;
+mod nanochat;
+mod nemotron;
+mod olmo;
+mod olmo2;
+mod olmo3;
+mod opt;
+mod phi;
+mod phi3;
 mod qwen2;
+mod qwen2_vl;
 mod qwen3;
+mod qwen3_vl;
+mod seed_oss;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
+mod text_part;
 
 use crate::{Config, DecoderSpec, Error, Result};
 
@@ -44,6 +85,252 @@ pub const FAMILIES: &[Family] = &[
         runtime_type: "qwen3",
         reference: "transformers 5.23 Qwen3ForCausalLM",
         describe: qwen3::describe,
+    },
+    Family {
+        architecture: "GemmaForCausalLM",
+        runtime_type: "gemma",
+        reference: "transformers 5.23 GemmaForCausalLM",
+        describe: gemma::describe,
+    },
+    Family {
+        architecture: "Gemma2ForCausalLM",
+        runtime_type: "gemma2",
+        reference: "transformers 5.23 Gemma2ForCausalLM",
+        describe: gemma2::describe,
+    },
+    Family {
+        architecture: "Gemma3ForCausalLM",
+        runtime_type: "gemma3_text",
+        reference: "transformers 5.23 Gemma3ForCausalLM",
+        describe: gemma3::describe,
+    },
+    Family {
+        architecture: "Gemma3ForConditionalGeneration",
+        runtime_type: "gemma3_text",
+        reference: "transformers 5.23 Gemma3ForConditionalGeneration",
+        describe: gemma3::describe_text_part,
+    },
+    Family {
+        architecture: "GlmForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 GlmForCausalLM",
+        describe: glm::describe,
+    },
+    Family {
+        architecture: "Glm4ForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Glm4ForCausalLM",
+        describe: glm4::describe,
+    },
+    Family {
+        architecture: "Ernie4_5ForCausalLM",
+        runtime_type: "ernie4_5",
+        reference: "transformers 5.23 Ernie4_5ForCausalLM",
+        describe: ernie4_5::describe,
+    },
+    Family {
+        architecture: "CohereForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 CohereForCausalLM",
+        describe: cohere::describe,
+    },
+    Family {
+        architecture: "Cohere2ForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Cohere2ForCausalLM",
+        describe: cohere2::describe,
+    },
+    Family {
+        architecture: "Exaone4ForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Exaone4ForCausalLM",
+        describe: exaone4::describe,
+    },
+    Family {
+        architecture: "HunYuanDenseV1ForCausalLM",
+        runtime_type: "hunyuandensev1",
+        reference: "transformers 5.23 HunYuanDenseV1ForCausalLM",
+        describe: hunyuan_dense::describe,
+    },
+    Family {
+        architecture: "ApertusForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 ApertusForCausalLM",
+        describe: apertus::describe,
+    },
+    Family {
+        architecture: "NanoChatForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 NanoChatForCausalLM",
+        describe: nanochat::describe,
+    },
+    Family {
+        architecture: "InternLM2ForCausalLM",
+        runtime_type: "internlm2",
+        reference: "fixtures/record/remote_code.py, after modeling_internlm2.py",
+        describe: internlm2::describe,
+    },
+    Family {
+        architecture: "ExaoneForCausalLM",
+        runtime_type: "decoder",
+        reference: "fixtures/record/remote_code.py, after modeling_exaone.py",
+        describe: exaone::describe,
+    },
+    Family {
+        architecture: "ChatGLMModel",
+        runtime_type: "chatglm",
+        reference: "fixtures/record/remote_code.py, after modeling_chatglm.py",
+        describe: chatglm::describe,
+    },
+    Family {
+        architecture: "ChatGLMForConditionalGeneration",
+        runtime_type: "chatglm",
+        reference: "fixtures/record/remote_code.py, after modeling_chatglm.py",
+        describe: chatglm::describe,
+    },
+    Family {
+        architecture: "ArceeForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 ArceeForCausalLM",
+        describe: arcee::describe,
+    },
+    Family {
+        architecture: "GraniteForCausalLM",
+        runtime_type: "granite",
+        reference: "transformers 5.23 GraniteForCausalLM",
+        describe: granite::describe,
+    },
+    Family {
+        architecture: "NemotronForCausalLM",
+        runtime_type: "nemotron",
+        reference: "transformers 5.23 NemotronForCausalLM",
+        describe: nemotron::describe,
+    },
+    Family {
+        architecture: "OlmoForCausalLM",
+        runtime_type: "olmo",
+        reference: "transformers 5.23 OlmoForCausalLM",
+        describe: olmo::describe,
+    },
+    Family {
+        architecture: "Olmo2ForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Olmo2ForCausalLM",
+        describe: olmo2::describe,
+    },
+    Family {
+        architecture: "Olmo3ForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Olmo3ForCausalLM",
+        describe: olmo3::describe,
+    },
+    Family {
+        architecture: "PhiForCausalLM",
+        runtime_type: "phi",
+        reference: "transformers 5.23 PhiForCausalLM",
+        describe: phi::describe,
+    },
+    Family {
+        architecture: "Phi3ForCausalLM",
+        runtime_type: "phi3",
+        reference: "transformers 5.23 Phi3ForCausalLM",
+        describe: phi3::describe,
+    },
+    Family {
+        architecture: "SeedOssForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 SeedOssForCausalLM",
+        describe: seed_oss::describe,
+    },
+    Family {
+        architecture: "SmolLM3ForCausalLM",
+        runtime_type: "smollm3",
+        reference: "transformers 5.23 SmolLM3ForCausalLM",
+        describe: smollm3::describe,
+    },
+    Family {
+        architecture: "StableLmForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 StableLmForCausalLM",
+        describe: stablelm::describe,
+    },
+    Family {
+        architecture: "Starcoder2ForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Starcoder2ForCausalLM",
+        describe: starcoder2::describe,
+    },
+    Family {
+        architecture: "GPT2LMHeadModel",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 GPT2LMHeadModel",
+        describe: gpt2::describe,
+    },
+    Family {
+        architecture: "GPTNeoXForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 GPTNeoXForCausalLM",
+        describe: gpt_neox::describe,
+    },
+    Family {
+        architecture: "OPTForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 OPTForCausalLM",
+        describe: opt::describe,
+    },
+    Family {
+        architecture: "BloomForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 BloomForCausalLM",
+        describe: bloom::describe,
+    },
+    Family {
+        architecture: "FalconForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 FalconForCausalLM",
+        describe: falcon::describe,
+    },
+    Family {
+        architecture: "MptForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 MptForCausalLM",
+        describe: mpt::describe,
+    },
+    Family {
+        architecture: "MinistralForCausalLM",
+        runtime_type: "mistral",
+        reference: "transformers 5.23 MinistralForCausalLM",
+        describe: ministral::describe,
+    },
+    Family {
+        architecture: "Ministral3ForCausalLM",
+        runtime_type: "mistral",
+        reference: "transformers 5.23 Ministral3ForCausalLM",
+        describe: ministral3::describe,
+    },
+    Family {
+        architecture: "Mistral3ForConditionalGeneration",
+        runtime_type: "mistral",
+        reference: "transformers 5.23 Mistral3ForConditionalGeneration",
+        describe: mistral3::describe,
+    },
+    Family {
+        architecture: "Qwen2VLForConditionalGeneration",
+        runtime_type: "qwen2",
+        reference: "transformers 5.23 Qwen2VLForConditionalGeneration",
+        describe: qwen2_vl::describe,
+    },
+    Family {
+        architecture: "Qwen2_5_VLForConditionalGeneration",
+        runtime_type: "qwen2",
+        reference: "transformers 5.23 Qwen2_5_VLForConditionalGeneration",
+        describe: qwen2_vl::describe,
+    },
+    Family {
+        architecture: "Qwen3VLForConditionalGeneration",
+        runtime_type: "qwen3",
+        reference: "transformers 5.23 Qwen3VLForConditionalGeneration",
+        describe: qwen3_vl::describe,
     },
 ];
 

@@ -10,18 +10,15 @@ use super::{
     llama::{self, Biases, Defaults},
     qwen2,
 };
-use crate::{Config, DecoderSpec, Norm, Result};
+use crate::{Config, DecoderSpec, NormOrder, Result};
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     let bias = config.bool_or("attention_bias", false)?;
-    let defaults = Defaults { num_kv_heads: Some(32), head_dim: Some(128) };
+    let defaults = Defaults { num_kv_heads: Some(32), head_dim: Some(128), ..Defaults::default() };
     let mut spec = llama::decoder(config, &defaults, &Biases { qkv: bias, o: bias, mlp: false })?;
     let windows = qwen2::windows(config, spec.layers.len())?;
-    let (kind, eps) = (spec.final_norm.kind, spec.final_norm.eps);
-    for ((index, attention), window) in spec.attentions_mut().enumerate().zip(windows) {
-        let norm = |name| Some(Norm { path: format!("model.layers.{index}.self_attn.{name}"), kind, eps });
-        attention.q_norm = norm("q_norm");
-        attention.k_norm = norm("k_norm");
+    llama::norm_heads(&mut spec, NormOrder::BeforeRotation, "q_norm", "k_norm");
+    for (attention, window) in spec.attentions_mut().zip(windows) {
         attention.window = window;
     }
     Ok(spec)

@@ -1,0 +1,44 @@
+//! The text model inside a multimodal one: its config is nested, and its tensors have longer names.
+
+use crate::{Config, DecoderSpec, Linear, Result, TensorPattern, TensorPrefix};
+
+/// How multimodal checkpoints name the tensors of their text part: as saved up to transformers 4.51, and since.
+const PREFIXES: [TensorPrefix; 3] = [
+    TensorPrefix { stored: "language_model.model.", named: "model." },
+    TensorPrefix { stored: "language_model.lm_head.", named: "lm_head." },
+    TensorPrefix { stored: "model.language_model.", named: "model." },
+];
+
+/// The parts that see.
+const UNUSED: [TensorPattern; 6] = [
+    TensorPattern::Starts("vision_tower."),
+    TensorPattern::Starts("model.vision_tower."),
+    TensorPattern::Starts("multi_modal_projector."),
+    TensorPattern::Starts("model.multi_modal_projector."),
+    TensorPattern::Starts("visual."),
+    TensorPattern::Starts("model.visual."),
+];
+
+/// Describes the text part of a multimodal config by the function of its family. Some old configs have the keys of the
+/// text part beside `vision_config`, not nested.
+pub(super) fn describe(config: &Config, text: impl Fn(&Config) -> Result<DecoderSpec>) -> Result<DecoderSpec> {
+    for key in ["vision_config", "vision_feature_layer", "projector_hidden_act", "multimodal_projector_bias"] {
+        config.ignore(key);
+    }
+    let mut spec = match config.has("text_config") {
+        true => {
+            let nested = config.model("text_config")?;
+            // transformers 4.52 to 4.57 saved the keys in both places.
+            config.ignore_repeated(&nested);
+            text(&nested)?
+        }
+        false => text(config)?,
+    };
+    // Published configs have the key outside, inside or both, and an outer false may be a default that was written out.
+    if config.bool_or("tie_word_embeddings", false)? {
+        spec.set_head(Linear::whole("lm_head", spec.vocab_size, spec.hidden_size, false), true);
+    }
+    spec.prefixes.extend(PREFIXES);
+    spec.unused_tensors.extend(UNUSED);
+    Ok(spec)
+}
