@@ -19,6 +19,7 @@ mod gpt;
 mod gpt2;
 mod gpt_neox;
 mod granite;
+mod helium;
 mod hunyuan_dense;
 mod internlm2;
 mod layer_type;
@@ -199,6 +200,12 @@ pub const FAMILIES: &[Family] = &[
         runtime_type: "granite",
         reference: "transformers 5.23 GraniteForCausalLM",
         describe: granite::describe,
+    },
+    Family {
+        architecture: "HeliumForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 HeliumForCausalLM",
+        describe: helium::describe,
     },
     Family {
         architecture: "NemotronForCausalLM",
