@@ -28,6 +28,10 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     };
     // A setting out of range is told before anything is printed.
     Sampler::new(options.sampling)?;
+    let penalty = package.search.repetition_penalty;
+    if penalty != 1.0 {
+        note(&format!("the package asks for a repetition penalty of {penalty}, which `run` does not apply"));
+    }
     print(&args.prompt)?;
     let mut printed = Ok(());
     let generation = generate(&mut model, &tokenizer, &ids, options, &mut |piece| {

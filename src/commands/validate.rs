@@ -3,8 +3,9 @@ use std::path::Path;
 use genai_architectures::{Config, DecoderSpec, describe};
 use genai_checkpoint::{Checkpoint, resolve_model};
 use genai_validate::{
-    CacheMode, ErrorKind, GenerateOptions, LoadOptions, Model, Network, Package, ParityReport, Precision, Reference,
-    SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, generate, runtime::find_or_install,
+    CacheMode, Continued, ErrorKind, GenerateOptions, LoadOptions, Model, Network, Package, ParityReport, Precision,
+    Reference, SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, continue_greedily, generate,
+    runtime::find_or_install,
 };
 use serde::Serialize;
 
@@ -61,7 +62,7 @@ pub(crate) fn check(
     let mut model = load(&package, runtime)?;
     let reference = match checkpoint.file_path(RECORDED) {
         Some(path) => Reference::read(&path)?,
-        None => interpreted(spec, checkpoint, &tokenizer)?,
+        None => interpreted(spec, checkpoint, &tokenizer, &mut model)?,
     };
     let prompts = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
     let name = match checkpoint.file_path(RECORDED) {
@@ -89,17 +90,23 @@ pub(crate) fn load(package: &Package, args: &RuntimeArgs) -> Result<Model, Failu
     Ok(Model::load(package, &runtime, LoadOptions::default())?)
 }
 
-fn interpreted(spec: &DecoderSpec, checkpoint: &Checkpoint, tokenizer: &Tokenizer) -> Result<Reference, Failure> {
-    let mut prompts = Vec::new();
+fn interpreted(
+    spec: &DecoderSpec,
+    checkpoint: &Checkpoint,
+    tokenizer: &Tokenizer,
+    model: &mut Model,
+) -> Result<Reference, Failure> {
+    let mut continued = Vec::new();
     for (name, text) in TEXTS {
-        let mut ids = tokenizer.encode(text, SpecialTokens::Added)?;
-        ids.truncate(spec.context_length.saturating_sub(GREEDY_STEPS));
-        if !ids.is_empty() {
-            prompts.push((name.to_owned(), ids));
+        let mut prompt = tokenizer.encode(text, SpecialTokens::Added)?;
+        prompt.truncate(spec.context_length.saturating_sub(GREEDY_STEPS));
+        if !prompt.is_empty() {
+            let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, CacheMode::Growing)?;
+            continued.push(Continued { name: name.to_owned(), prompt, continuation });
         }
     }
     note("no recorded logits beside the checkpoint: comparing with the f32 interpreter");
-    Ok(Reference::interpret(spec, checkpoint, &prompts, GREEDY_STEPS)?)
+    Ok(Reference::interpret(spec, checkpoint, &continued)?)
 }
 
 pub(crate) fn precision(precision: genai_builder::Precision) -> Precision {

@@ -13,6 +13,22 @@ pub fn compare_prompts(model: &mut Model, reference: &Reference, cache: CacheMod
     reference.prompts.iter().map(|prompt| compare_prompt(model, prompt, cache)).collect()
 }
 
+/// The `steps` tokens that greedy search puts behind a prompt, or fewer where the logits stop being numbers.
+///
+/// # Errors
+/// Those of [`Generator::append`].
+pub fn continue_greedily(model: &mut Model, prompt: &[u32], steps: usize, cache: CacheMode) -> Result<Vec<u32>> {
+    let mut generator = Generator::new(model, prompt.len().saturating_add(steps), cache)?;
+    let mut next = last_row(&generator.append(prompt)?)?;
+    let mut chosen = Vec::new();
+    while chosen.len() < steps && next.data().iter().all(|logit| logit.is_finite()) {
+        let id = sampling::greedy(next.data())?;
+        chosen.push(id);
+        next = last_row(&generator.append(&[id])?)?;
+    }
+    Ok(chosen)
+}
+
 fn compare_prompt(model: &mut Model, prompt: &PromptReference, cache: CacheMode) -> Result<PromptParity> {
     let length = prompt.input_ids.len() + prompt.greedy.len();
     if length > model.context_length() {

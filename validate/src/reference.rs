@@ -16,11 +16,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use genai_architectures::DecoderSpec;
+use genai_architectures::{DecoderSpec, Rope};
 use genai_checkpoint::Checkpoint;
 
 use crate::npz::{self, Array, Elements};
-use crate::{Error, Matrix, Result, interpreter};
+use crate::{Error, Matrix, Result, argmax, interpreter};
 
 /// Logits that are held to be right, for some prompts.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +42,42 @@ pub struct PromptReference {
     pub greedy: Vec<u32>,
 }
 
+/// A prompt, and the tokens that a package puts behind it in greedy search.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Continued {
+    pub name: String,
+    pub prompt: Vec<u32>,
+    pub continuation: Vec<u32>,
+}
+
+impl Continued {
+    /// The tokens to be read: the last one of the continuation says nothing of the others.
+    fn sequence(&self, spec: &DecoderSpec) -> Vec<u32> {
+        let read = self.continuation.split_last().map_or(&[][..], |(_, read)| read);
+        let whole = [self.prompt.as_slice(), read].concat();
+        let same_rope =
+            |rope: &Rope| rope.inverse_frequencies(self.prompt.len()) == rope.inverse_frequencies(whole.len());
+        if spec.ropes.iter().all(same_rope) { whole } else { self.prompt.clone() }
+    }
+
+    /// `logits` are those of the sequence.
+    fn reference(&self, logits: &Matrix) -> Result<PromptReference> {
+        let mut rows = logits.data().chunks_exact(logits.cols().max(1));
+        let of_prompt: Vec<f32> = rows.by_ref().take(self.prompt.len()).flatten().copied().collect();
+        let of_prompt = Matrix::new(self.prompt.len(), logits.cols(), of_prompt)?;
+        let last = of_prompt.data().chunks_exact(logits.cols().max(1)).next_back();
+        let chosen = last.into_iter().chain(rows).take(self.continuation.len());
+        let greedy = chosen.map(|row| argmax(row).and_then(|token| u32::try_from(token).ok())).collect::<Option<_>>();
+        let problem = "the reference's own logits hold a value that is not a number";
+        Ok(PromptReference {
+            name: self.name.clone(),
+            input_ids: self.prompt.clone(),
+            logits: of_prompt,
+            greedy: greedy.ok_or_else(|| Error::reference(self.name.clone(), problem))?,
+        })
+    }
+}
+
 impl Reference {
     /// Reads a file that `numpy.savez` wrote with three arrays for each prompt: `NAME.input_ids` i64 `[S]`,
     /// `NAME.logits` f32 `[S, V]` and `NAME.greedy` i64 `[steps]`.
@@ -60,31 +96,18 @@ impl Reference {
         Self { name, prompts }.checked()
     }
 
-    /// The reference that the spec and the checkpoint themselves give; see [`interpreter`] for its cost.
+    /// The reference that the spec and the checkpoint themselves give, in one forward pass of the [`interpreter`] over
+    /// prompts and continuations: it says of each token of a continuation what it would have chosen in its place. Up to
+    /// the first token that differs this is greedy search.
     ///
-    /// `prompts` are pairs of a name and ids.
-    pub fn interpret(
-        spec: &DecoderSpec,
-        checkpoint: &Checkpoint,
-        prompts: &[(String, Vec<u32>)],
-        greedy_steps: usize,
-    ) -> Result<Self> {
-        let sequences: Vec<&[u32]> = prompts.iter().map(|(_, ids)| ids.as_slice()).collect();
+    /// Where a continuation is long enough to change the rope of its prompt, it is left out.
+    pub fn interpret(spec: &DecoderSpec, checkpoint: &Checkpoint, continued: &[Continued]) -> Result<Self> {
         let weights = checkpoint.renamed(|stored| spec.name_of(stored))?;
-        let logits = interpreter::logits(spec, &weights, &sequences)?;
-        let greedy = interpreter::greedy(spec, &weights, &sequences, greedy_steps)?;
-        let prompts = prompts
-            .iter()
-            .zip(logits)
-            .zip(greedy)
-            .map(|(((name, ids), logits), greedy)| PromptReference {
-                name: name.clone(),
-                input_ids: ids.clone(),
-                logits,
-                greedy,
-            })
-            .collect();
-        Self { name: "f32 interpreter".to_owned(), prompts }.checked()
+        let sequences: Vec<Vec<u32>> = continued.iter().map(|continued| continued.sequence(spec)).collect();
+        let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
+        let logits = interpreter::logits(spec, &weights, &views)?;
+        let prompts = continued.iter().zip(logits).map(|(continued, logits)| continued.reference(&logits));
+        Self { name: "f32 interpreter".to_owned(), prompts: prompts.collect::<Result<_>>()? }.checked()
     }
 
     fn checked(self) -> Result<Self> {

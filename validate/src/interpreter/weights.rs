@@ -50,3 +50,35 @@ impl Weights for Rounded<'_> {
         (self.round)(name, rows, k)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use genai_architectures::Linear;
+
+    use super::*;
+    use crate::Matrix;
+    use crate::interpreter::{product::linear, synthetic::Tensors};
+
+    #[test]
+    fn rows_are_rounded_whole_however_they_are_stored() {
+        // Two outputs of three inputs: 1.5 2.5 3.5 and 4.5 5.5 6.5, and a bias that no rounding may touch.
+        let by_rows = vec![1.5, 2.5, 3.5, 4.5, 5.5, 6.5];
+        let by_columns = vec![1.5, 4.5, 2.5, 5.5, 3.5, 6.5];
+        let weights = Tensors::of([
+            ("rows.weight", [2, 3].as_slice(), by_rows),
+            ("columns.weight", [3, 2].as_slice(), by_columns),
+            ("rows.bias", [2].as_slice(), vec![0.5, 0.5]),
+            ("columns.bias", [2].as_slice(), vec![0.5, 0.5]),
+        ]);
+        let round = |name: &str, rows: &mut [f32], k: usize| {
+            assert!(name.ends_with(".weight") && k == 3, "{name} {k}");
+            rows.iter_mut().for_each(|value| *value = value.floor());
+            Ok(())
+        };
+        let rounded = Rounded { weights: &weights, round: &round };
+        let ones = Matrix::new(1, 3, vec![1.0; 3]).unwrap();
+        for module in [Linear::whole("rows", 2, 3, true), Linear::columns("columns", [0..1, 1..2], 2, 3, true)] {
+            assert_eq!(linear(&rounded, &module, &ones).unwrap().data(), [6.5, 15.5], "{}", module.path);
+        }
+    }
+}
