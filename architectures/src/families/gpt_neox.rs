@@ -24,8 +24,8 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     let parallel = config.bool_or("use_parallel_residual", true)?;
     let heads = Heads::new(config, hidden_size, config.usize("num_attention_heads")?)?;
     let rotary = RotaryHead {
-        theta: renamed(config, "rotary_emb_base", "rope_theta")?.unwrap_or(10_000.0),
-        partial: Some(renamed(config, "rotary_pct", "partial_rotary_factor")?.unwrap_or(0.25)),
+        theta: own_key(config, "rotary_emb_base", "rope_theta", 10_000.0)?,
+        partial: Some(own_key(config, "rotary_pct", "partial_rotary_factor", 0.25)?),
         ..RotaryHead::whole(heads.head_dim, max_position_embeddings)
     };
     let rope = Rope::read(config, &rotary)?;
@@ -63,13 +63,14 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     Ok(spec)
 }
 
-/// The value of a key of this family that most others spell another way. Where both are written they must agree, since
-/// versions of transformers differ in which one they take.
-fn renamed(config: &Config, own: &str, common: &str) -> Result<Option<f64>> {
-    match (config.opt_f64(own)?, config.opt_f64(common)?) {
-        (Some(own_value), Some(value)) if own_value != value => {
-            Err(Error::invalid(config.path(common), format!("{own_value}, as {own} is"), value))
+/// The value of a key of this family that most others spell another way. Outside `rope_parameters` transformers 5 reads
+/// the family's own spelling alone and transformers 4 wrote both, so the other one must say the same.
+fn own_key(config: &Config, own: &str, common: &str, default: f64) -> Result<f64> {
+    let value = config.opt_f64(own)?.unwrap_or(default);
+    match config.opt_f64(common)? {
+        Some(other) if other != value => {
+            Err(Error::invalid(config.path(common), format!("{value}, which {own} says or defaults to"), other))
         }
-        (own, common) => Ok(own.or(common)),
+        _ => Ok(value),
     }
 }
