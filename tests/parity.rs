@@ -17,13 +17,12 @@ use crate::support::{
     Outcome, build, build_arguments, contents, fixture, for_each, genai_build, load, recorded, runtime_arguments, spec,
 };
 
-/// What passes in the table of tolerances, in units of the spread of the logits.
+/// How far a logit may be off, in units of the spread of the logits: what passes in the table of tolerances.
 const FP32_LIMIT: f64 = 1e-4;
-const FP16_LIMIT: f64 = 0.05;
 
-/// Quantized weights are as coarse as their scales, and activations in fp16 meet them in other kernels than those of
-/// fp16 weights: Gemma 3's fixtures, with four norms in a layer, come to 0.067.
-const FP16_QUANTIZED_LIMIT: f64 = 0.1;
+/// The same for activations in fp16. Right packages of the fixtures come to 0.067 (Gemma 3, with four norms in a layer),
+/// and no fixture is about less than 1 in some logit, which is more than 0.2 of the spread of each.
+const FP16_LIMIT: f64 = 0.1;
 
 #[test]
 fn fp32_packages_meet_the_recorded_logits() {
@@ -54,7 +53,7 @@ fn quantized_packages_compute_with_the_rounded_weights() {
         |(index, (name, provider))| {
             let (scale_dtype, limit) = match *provider {
                 "cpu" => (ScaleDtype::F32, FP32_LIMIT),
-                _ => (ScaleDtype::F16, FP16_QUANTIZED_LIMIT),
+                _ => (ScaleDtype::F16, FP16_LIMIT),
             };
             for (bits, block_size, symmetric) in schemes_of(*index) {
                 let precision = format!("int{bits}");

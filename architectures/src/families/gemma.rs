@@ -4,6 +4,7 @@
 //! - the activation is the approximate GELU, also where the config says `gelu`, as the first checkpoints do
 //! - the head is tied, heads have 256 dimensions, and there are 16 key/value heads where the config does not say
 //! - `attention_bias` covers q, k, v and o; no MLP biases
+//! - a residual stream that outgrows fp16: Gemma was trained in bfloat16
 //!
 //! Reference: `transformers` 5.23, `models/gemma/modeling_gemma.py`.
 
@@ -37,6 +38,7 @@ pub(super) fn decoder(config: &Config, num_kv_heads: usize) -> Result<DecoderSpe
     for norm in spec.norms_mut() {
         norm.weight = NormWeight::OnePlus;
     }
+    spec.wide_residual = true;
     spec.embedding.scale = Some((spec.hidden_size as f64).sqrt() as f32);
     Ok(spec)
 }

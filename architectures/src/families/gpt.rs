@@ -96,6 +96,7 @@ pub(super) fn decoder(hidden_size: usize, frame: Frame, layers: Vec<Layer>) -> D
         logit_scale: None,
         logit_softcap: None,
         prefixes: Vec::new(),
+        wide_residual: false,
         unused_tensors: Vec::new(),
         copies: Vec::new(),
         constants: Vec::new(),

@@ -130,6 +130,7 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
         logit_softcap: None,
         prefixes: Vec::new(),
         // Buffers that older transformers saved; both are derived from the config.
+        wide_residual: false,
         unused_tensors: vec![TensorPattern::Ends(".rotary_emb.inv_freq"), TensorPattern::Ends(".masked_bias")],
     })
 }

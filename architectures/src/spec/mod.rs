@@ -36,6 +36,9 @@ pub struct DecoderSpec {
     /// The distinct rotary tables of the model; layers refer to them by [`RopeId`].
     pub ropes: Vec<Rope>,
     pub layers: Vec<Layer>,
+    /// Whether the residual stream of trained checkpoints outgrows the 65504 of fp16, so that a package which computes
+    /// in fp16 must carry it in f32.
+    pub wide_residual: bool,
     pub final_norm: Norm,
     pub lm_head: LmHead,
     /// Factor on the logits.

@@ -45,7 +45,7 @@ impl Lowering<'_> {
         if let Some(norm) = &embedding.norm {
             hidden = self.plain_norm(hidden, norm, "/model/embed_layernorm")?;
         }
-        Ok((hidden, table))
+        Ok((self.cast(&format!("{EMBEDDING}/residual"), hidden, self.stream_dtype())?, table))
     }
 
     fn position_rows(&mut self, positions: &LearnedPositions) -> Result<Value> {

@@ -80,17 +80,18 @@ impl Lowering<'_> {
         let weights = format!("{path}/layernorm");
         let name = format!("{path}/SimplifiedLayerNormalization");
         if head_norm.span == NormSpan::Whole {
-            let (scale, bias) = self.norm_weights(norm, &weights, heads * head_dim)?;
+            let (scale, bias) = self.norm_weights(norm, &weights, heads * head_dim, self.dtype)?;
             return self.norm_node(&name, &name, input, norm, scale, bias);
         }
         let apart = self.apart(&format!("{path}/Reshape_1"), input, heads, head_dim)?;
         let normed = match head_norm.span {
             NormSpan::Head | NormSpan::Whole => {
-                let (scale, bias) = self.norm_weights(norm, &weights, head_dim)?;
+                let (scale, bias) = self.norm_weights(norm, &weights, head_dim, self.dtype)?;
                 self.norm_node(&name, &name, apart, norm, scale, bias)?
             }
             NormSpan::EachHead | NormSpan::EachHeadApart => {
-                let scale = self.constant_tensor(&format!("{}.ones", dotted(&weights)), 1.0, &[head_dim])?;
+                let scale =
+                    self.constant_tensor(&format!("{}.ones", dotted(&weights)), 1.0, &[head_dim], self.dtype)?;
                 let normed = self.norm_node(&name, &name, apart, norm, scale, None)?;
                 self.each_head(path, &weights, head_norm, normed, [heads, head_dim])?
             }

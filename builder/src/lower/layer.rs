@@ -37,21 +37,23 @@ impl Lowering<'_> {
             }
             Residual::PostNorm { mixer_norm, mlp_norm } => {
                 let residual = self.sum(stream, &at("input"))?;
-                let (mixed, present) = self.attention(&at("attn"), attention, residual, past, lengths)?;
-                let update = self.plain_norm(mixed, mixer_norm, &at("post_attention_layernorm"))?;
+                let input = self.in_activation_dtype(&at("input"), residual)?;
+                let (mixed, present) = self.attention(&at("attn"), attention, input, past, lengths)?;
+                let update = self.update_norm(mixed, mixer_norm, &at("post_attention_layernorm"))?;
                 let residual = self.sum(Stream { residual, update: Some(update) }, &at("mlp/input"))?;
-                let output = self.mlp(&at("mlp"), &layer.mlp, residual)?;
-                let update = self.plain_norm(output, mlp_norm, &at("post_feedforward_layernorm"))?;
+                let input = self.in_activation_dtype(&at("mlp/input"), residual)?;
+                let output = self.mlp(&at("mlp"), &layer.mlp, input)?;
+                let update = self.update_norm(output, mlp_norm, &at("post_feedforward_layernorm"))?;
                 Ok((Stream { residual, update: Some(update) }, present))
             }
             Residual::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
                 let (normed, residual) = self.norm(stream, mixer_pre, &at("input_layernorm"))?;
                 let (mixed, present) = self.attention(&at("attn"), attention, normed, past, lengths)?;
-                let update = self.plain_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
+                let update = self.update_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
                 let stream = Stream { residual, update: Some(update) };
                 let (normed, residual) = self.norm(stream, mlp_pre, &at("pre_feedforward_layernorm"))?;
                 let output = self.mlp(&at("mlp"), &layer.mlp, normed)?;
-                let update = self.plain_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
+                let update = self.update_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
                 Ok((Stream { residual, update: Some(update) }, present))
             }
             Residual::Parallel { mixer_norm, mlp_norm } => {
@@ -63,14 +65,21 @@ impl Lowering<'_> {
                 };
                 let output = self.mlp(&at("mlp"), &layer.mlp, input)?;
                 let update = self.graph.add(&at("parallel/Add"), &Add(mixed, output))?;
+                let update = self.cast(&at("parallel"), update, self.stream_dtype())?;
                 Ok((Stream { residual, update: Some(update) }, present))
             }
         }
     }
 
+    /// An update with its factor, in the dtype of the stream.
     fn scaled(&mut self, path: &str, value: Value, scale: Option<f32>) -> Result<Value> {
-        let Some(scale) = scale else { return Ok(value) };
-        let scale = self.scalar(scale)?;
-        self.graph.add(&format!("{path}/Mul"), &Mul(value, scale))
+        let scaled = match scale {
+            None => value,
+            Some(scale) => {
+                let scale = self.scalar(scale)?;
+                self.graph.add(&format!("{path}/Mul"), &Mul(value, scale))?
+            }
+        };
+        self.cast(path, scaled, self.stream_dtype())
     }
 }

@@ -143,7 +143,15 @@ impl Lowering<'_> {
 
     /// A tensor of the checkpoint as it is, in the dtype of activations, each value raised by `plus`.
     fn parameter(&mut self, name: &str, tensor: String, dims: &[usize], plus: f32) -> Result<Value> {
-        self.stacked(name, vec![(tensor, dims.to_vec())], dims, plus)
+        self.parameter_as(name, tensor, dims, plus, self.dtype)
+    }
+
+    /// The same in another dtype.
+    fn parameter_as(&mut self, name: &str, tensor: String, dims: &[usize], plus: f32, dtype: Dtype) -> Result<Value> {
+        self.tensors.whole(&tensor, dims);
+        let rows = dims.iter().product::<usize>() / row_width(dims);
+        let segment = Segment { source: Source::Rows { tensor, first: 0 }, rows };
+        self.filled(name, vec![segment], dims, plus, dtype)
     }
 
     /// Tensors of the checkpoint one after another, named with their shapes there.
@@ -154,21 +162,21 @@ impl Lowering<'_> {
             Segment { source: Source::Rows { tensor, first: 0 }, rows: shape.iter().product::<usize>() / width }
         };
         let segments = tensors.into_iter().map(segment).collect();
-        self.filled(name, segments, dims, plus)
+        self.filled(name, segments, dims, plus, self.dtype)
     }
 
     /// A tensor of one value.
-    fn constant_tensor(&mut self, name: &str, value: f32, dims: &[usize]) -> Result<Value> {
+    fn constant_tensor(&mut self, name: &str, value: f32, dims: &[usize], dtype: Dtype) -> Result<Value> {
         let rows = dims.iter().product::<usize>() / row_width(dims);
-        self.filled(name, vec![Segment { source: Source::Constant(value), rows }], dims, 0.0)
+        self.filled(name, vec![Segment { source: Source::Constant(value), rows }], dims, 0.0, dtype)
     }
 
-    fn filled(&mut self, name: &str, segments: Vec<Segment>, dims: &[usize], plus: f32) -> Result<Value> {
-        let (value, slot) = self.stored(name, self.dtype, dims)?;
+    fn filled(&mut self, name: &str, segments: Vec<Segment>, dims: &[usize], plus: f32, dtype: Dtype) -> Result<Value> {
+        let (value, slot) = self.stored(name, dtype, dims)?;
         let k = row_width(dims);
         let n = dims.iter().product::<usize>() / k;
         let rows = Rows::Checkpoint { segments, plus };
-        self.jobs.push(Job { rows, n, k, sink: Sink::Dense { slot, dtype: self.dtype } });
+        self.jobs.push(Job { rows, n, k, sink: Sink::Dense { slot, dtype } });
         Ok(value)
     }
 
@@ -180,18 +188,28 @@ impl Lowering<'_> {
 
     /// An f32 value in the dtype of activations.
     fn in_activation_dtype(&mut self, path: &str, value: Value) -> Result<Value> {
-        if self.dtype == Dtype::F32 {
+        self.cast(path, value, self.dtype)
+    }
+
+    /// A value in another dtype, by a node `{path}/Cast`; as it is where it has that dtype already.
+    fn cast(&mut self, path: &str, value: Value, to: Dtype) -> Result<Value> {
+        if self.graph.fact(value).dtype == to {
             return Ok(value);
         }
         let name = format!("{path}/Cast");
         match self.casts.get(&name) {
             Some(cast) => Ok(*cast),
             None => {
-                let cast = self.graph.add(&name, &Cast { input: value, to: self.dtype })?;
+                let cast = self.graph.add(&name, &Cast { input: value, to })?;
                 self.casts.insert(name, cast);
                 Ok(cast)
             }
         }
+    }
+
+    /// The dtype of the residual stream.
+    fn stream_dtype(&self) -> Dtype {
+        if self.spec.wide_residual && self.dtype == Dtype::F16 { Dtype::F32 } else { self.dtype }
     }
 
     fn scale_dtype(&self) -> Result<ScaleDtype> {

@@ -11,7 +11,7 @@ use super::{Lowering, linear::dotted};
 use crate::{
     Result,
     graph::{
-        Value,
+        Dtype, Value,
         ops::{
             Add, LayerNormalization, SimplifiedLayerNormalization, SkipLayerNormalization,
             SkipSimplifiedLayerNormalization,
@@ -33,13 +33,13 @@ impl Stream {
 }
 
 impl Lowering<'_> {
-    /// The norm of the stream, and the stream added up.
+    /// The norm of the stream in the dtype of activations, and the stream added up.
     pub(super) fn norm(&mut self, stream: Stream, norm: &Norm, path: &str) -> Result<(Value, Value)> {
         match stream.update {
             None => Ok((self.plain_norm(stream.residual, norm, path)?, stream.residual)),
             Some(update) => {
                 let outputs = self.skip_norm(stream.residual, update, norm, path, true)?;
-                Ok((outputs[0], outputs[1]))
+                Ok((self.in_activation_dtype(path, outputs[0])?, outputs[1]))
             }
         }
     }
@@ -48,7 +48,10 @@ impl Lowering<'_> {
     pub(super) fn last_norm(&mut self, stream: Stream, norm: &Norm, path: &str) -> Result<Value> {
         match stream.update {
             None => self.plain_norm(stream.residual, norm, path),
-            Some(update) => Ok(self.skip_norm(stream.residual, update, norm, path, false)?[0]),
+            Some(update) => {
+                let normed = self.skip_norm(stream.residual, update, norm, path, false)?[0];
+                self.in_activation_dtype(path, normed)
+            }
         }
     }
 
@@ -60,9 +63,21 @@ impl Lowering<'_> {
         }
     }
 
-    /// The norm of a value over the hidden state.
+    /// The norm of a value over the hidden state, taken in the value's dtype, in the dtype of activations.
     pub(super) fn plain_norm(&mut self, input: Value, norm: &Norm, path: &str) -> Result<Value> {
-        let (scale, bias) = self.norm_weights(norm, path, self.spec.hidden_size)?;
+        let normed = self.norm_alone(input, norm, path)?;
+        self.in_activation_dtype(path, normed)
+    }
+
+    /// The norm of what is to be added to the stream, in the stream's dtype.
+    pub(super) fn update_norm(&mut self, input: Value, norm: &Norm, path: &str) -> Result<Value> {
+        let input = self.cast(path, input, self.stream_dtype())?;
+        self.norm_alone(input, norm, path)
+    }
+
+    fn norm_alone(&mut self, input: Value, norm: &Norm, path: &str) -> Result<Value> {
+        let dtype = self.graph.fact(input).dtype;
+        let (scale, bias) = self.norm_weights(norm, path, self.spec.hidden_size, dtype)?;
         self.norm_node(&format!("{path}/LayerNorm"), path, input, norm, scale, bias)
     }
 
@@ -89,7 +104,8 @@ impl Lowering<'_> {
     }
 
     fn skip_norm(&mut self, input: Value, skip: Value, norm: &Norm, path: &str, sum: bool) -> Result<Vec<Value>> {
-        let (gamma, beta) = self.norm_weights(norm, path, self.spec.hidden_size)?;
+        let dtype = self.graph.fact(input).dtype;
+        let (gamma, beta) = self.norm_weights(norm, path, self.spec.hidden_size, dtype)?;
         let (name, epsilon) = (format!("{path}/SkipLayerNorm"), norm.eps);
         match norm.kind {
             NormKind::Rms => {
@@ -104,15 +120,21 @@ impl Lowering<'_> {
     }
 
     /// Weight and bias of a norm over `width` values; ones where there is no weight, which the operators demand.
-    pub(super) fn norm_weights(&mut self, norm: &Norm, path: &str, width: usize) -> Result<(Value, Option<Value>)> {
+    pub(super) fn norm_weights(
+        &mut self,
+        norm: &Norm,
+        path: &str,
+        width: usize,
+        dtype: Dtype,
+    ) -> Result<(Value, Option<Value>)> {
         let name = format!("{}.weight", dotted(path));
         let weight = match norm.weight {
-            NormWeight::Plain => self.parameter(&name, norm.weight(), &[width], 0.0)?,
-            NormWeight::OnePlus => self.parameter(&name, norm.weight(), &[width], 1.0)?,
-            NormWeight::None => self.constant_tensor(&name, 1.0, &[width])?,
+            NormWeight::Plain => self.parameter_as(&name, norm.weight(), &[width], 0.0, dtype)?,
+            NormWeight::OnePlus => self.parameter_as(&name, norm.weight(), &[width], 1.0, dtype)?,
+            NormWeight::None => self.constant_tensor(&name, 1.0, &[width], dtype)?,
         };
-        let bias_name = format!("{}.bias", dotted(path));
-        let bias = norm.bias.then(|| self.parameter(&bias_name, norm.bias_name(), &[width], 0.0)).transpose()?;
+        let name = format!("{}.bias", dotted(path));
+        let bias = norm.bias.then(|| self.parameter_as(&name, norm.bias_name(), &[width], 0.0, dtype)).transpose()?;
         Ok((weight, bias))
     }
 }

@@ -109,6 +109,7 @@ pub(super) fn spec(window: Option<usize>) -> DecoderSpec {
         lm_head: LmHead::Own(Linear::whole("head", VOCAB, HIDDEN, false)),
         logit_scale: None,
         logit_softcap: None,
+        wide_residual: false,
         prefixes: vec![],
         unused_tensors: vec![],
         copies: vec![],
