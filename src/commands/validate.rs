@@ -61,15 +61,11 @@ pub(crate) fn check(
     let tokenizer = Tokenizer::load(&package.folder)?;
     let mut model = load(&package, runtime)?;
     let reference = match checkpoint.file_path(RECORDED) {
-        Some(path) => Reference::read(&path)?,
+        Some(path) => Reference { name: format!("recorded logits ({RECORDED})"), ..Reference::read(&path)? },
         None => interpreted(spec, checkpoint, &tokenizer, &mut model)?,
     };
     let prompts = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
-    let name = match checkpoint.file_path(RECORDED) {
-        Some(_) => format!("recorded logits ({RECORDED})"),
-        None => reference.name,
-    };
-    let parity = ParityReport::new(precision, spec.num_parameters(), name, prompts)?;
+    let parity = ParityReport::new(precision, spec.num_parameters(), reference.name, prompts)?;
 
     let (prompt, steps) = CONTINUED;
     let ids = tokenizer.encode(prompt, SpecialTokens::Added)?;

@@ -19,13 +19,8 @@ pub fn compare_prompts(model: &mut Model, reference: &Reference, cache: CacheMod
 /// Those of [`Generator::append`].
 pub fn continue_greedily(model: &mut Model, prompt: &[u32], steps: usize, cache: CacheMode) -> Result<Vec<u32>> {
     let mut generator = Generator::new(model, prompt.len().saturating_add(steps), cache)?;
-    let mut next = last_row(&generator.append(prompt)?)?;
-    let mut chosen = Vec::new();
-    while chosen.len() < steps && next.data().iter().all(|logit| logit.is_finite()) {
-        let id = sampling::greedy(next.data())?;
-        chosen.push(id);
-        next = last_row(&generator.append(&[id])?)?;
-    }
+    let logits = generator.append(prompt)?;
+    let (chosen, _) = search_greedily(&mut generator, &logits, steps)?;
     Ok(chosen)
 }
 
@@ -43,18 +38,24 @@ fn compare_prompt(model: &mut Model, prompt: &PromptReference, cache: CacheMode)
         _ => prompt.logits.clone(),
     };
     let metrics = compare(&expected, &logits)?;
-
-    let (mut chosen, mut steps) = (Vec::new(), Vec::new());
-    let mut next = last_row(&logits)?;
-    while chosen.len() < prompt.greedy.len() && next.data().iter().all(|logit| logit.is_finite()) {
-        let id = sampling::greedy(next.data())?;
-        chosen.push(id);
-        steps.extend_from_slice(next.data());
-        next = last_row(&generator.append(&[id])?)?;
-    }
-    let steps = Matrix::new(chosen.len(), logits.cols(), steps)?;
+    let (chosen, steps) = search_greedily(&mut generator, &logits, prompt.greedy.len())?;
     let greedy = if prompt.greedy.is_empty() { None } else { Some(greedy_match(&prompt.greedy, &chosen, &steps)?) };
     Ok(PromptParity { name: prompt.name.clone(), logits: metrics, greedy })
+}
+
+/// At most `steps` tokens chosen greedily from the last of `logits` on, with the logits `[tokens, vocab_size]` that each
+/// was chosen from; fewer where the logits stop being numbers.
+fn search_greedily(generator: &mut Generator, logits: &Matrix, steps: usize) -> Result<(Vec<u32>, Matrix)> {
+    let (mut chosen, mut rows) = (Vec::new(), Vec::new());
+    let mut next = last_row(logits)?;
+    while chosen.len() < steps && next.data().iter().all(|logit| logit.is_finite()) {
+        let id = sampling::greedy(next.data())?;
+        chosen.push(id);
+        rows.extend_from_slice(next.data());
+        next = last_row(&generator.append(&[id])?)?;
+    }
+    let rows = Matrix::new(chosen.len(), logits.cols(), rows)?;
+    Ok((chosen, rows))
 }
 
 fn last_row(logits: &Matrix) -> Result<Matrix> {
