@@ -28,6 +28,14 @@ impl DecoderSpec {
         if let LmHead::Own(head) = &mut self.lm_head {
             visit(&mut head.path);
         }
+        if let Some(inputs) = &mut self.layer_inputs {
+            visit(&mut inputs.table);
+            visit(&mut inputs.projection.path);
+            visit(&mut inputs.norm.path);
+        }
+        for linear in self.streams.iter_mut().flat_map(|streams| streams.expand.iter_mut().chain(&mut streams.merge)) {
+            visit(&mut linear.path);
+        }
         for (copy, original) in &mut self.copies {
             visit(copy);
             visit(original);
@@ -40,15 +48,15 @@ impl DecoderSpec {
 
 impl Layer {
     fn for_each_path(&mut self, visit: &mut impl FnMut(&mut String)) {
-        let Mixer::Attention(Attention { q, k, v, o, q_norm, k_norm, .. }) = &mut self.mixer;
-        for linear in [q, k, v, o] {
+        let Mixer::Attention(Attention { q, key_value, o, q_norm, k_norm, v_norm, .. }) = &mut self.mixer;
+        for linear in key_value.linears_mut().into_iter().chain([q, o]) {
             visit(&mut linear.path);
         }
-        for norm in [q_norm, k_norm].into_iter().flatten() {
+        for norm in [q_norm, k_norm, v_norm].into_iter().flatten() {
             visit(&mut norm.norm.path);
         }
         let (linears, activation) = match &mut self.mlp {
-            Mlp::Gated { gate, up, down, activation } => (vec![gate, up, down], activation),
+            Mlp::Gated { gate, up, down, activation, .. } => (vec![gate, up, down], activation),
             Mlp::Plain { up, down, activation } => (vec![up, down], activation),
         };
         for linear in linears {
@@ -61,6 +69,12 @@ impl Layer {
         }
         for norm in self.residual.norms_mut() {
             visit(&mut norm.path);
+        }
+        for linear in self.residual.linears_mut() {
+            visit(&mut linear.path);
+        }
+        for tensor in self.residual.tensors_mut() {
+            visit(tensor);
         }
     }
 }

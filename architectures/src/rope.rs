@@ -54,6 +54,11 @@ pub enum RopeScaling {
         high_freq_factor: f64,
         original_context: usize,
     },
+    /// Each frequency divided by `factor`, and those past the first `pairs` pairs zero: they never turn.
+    Proportional {
+        pairs: usize,
+        factor: f64,
+    },
     /// Each frequency divided by a factor of its own: those of `short` up to `original_context` tokens, those of `long`
     /// for the whole of a longer sequence.
     LongRope {
@@ -76,6 +81,7 @@ impl RopeScaling {
             Self::Dynamic { .. } => "dynamic",
             Self::Yarn { .. } => "yarn",
             Self::Llama3 { .. } => "llama3",
+            Self::Proportional { .. } => "proportional",
             Self::LongRope { .. } => "longrope",
         }
     }
@@ -168,6 +174,9 @@ impl Rope {
         let nested_context = parameters.opt_usize("original_max_position_embeddings")?;
         let original_context = outer_context.or(nested_context).unwrap_or(max_position_embeddings);
 
+        if kind == "proportional" {
+            return proportional(config, parameters, theta, head)?.checked(config);
+        }
         check_sections(parameters, dim)?;
         let scaling = match kind.as_str() {
             kind if head.longrope.contains(&kind) => {
@@ -190,7 +199,7 @@ impl Rope {
                 return Err(Error::Unsupported {
                     key: parameters.path("rope_type"),
                     value: kind,
-                    supported: "default, linear, dynamic, yarn, llama3, longrope".to_owned(),
+                    supported: "default, linear, dynamic, yarn, llama3, longrope, proportional".to_owned(),
                 });
             }
         };
@@ -235,6 +244,7 @@ impl Rope {
             }
             RopeScaling::None
             | RopeScaling::Linear { .. }
+            | RopeScaling::Proportional { .. }
             | RopeScaling::Llama3 { .. }
             | RopeScaling::LongRope { .. } => 0,
         };
@@ -248,6 +258,13 @@ impl Rope {
             }
             RopeScaling::None | RopeScaling::Dynamic { .. } => frequency,
             RopeScaling::Linear { factor } => frequency / factor,
+            RopeScaling::Proportional { pairs, factor } => {
+                if pair < pairs {
+                    frequency / factor
+                } else {
+                    0.0
+                }
+            }
             RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
                 let (low, high) = self.yarn_ramp(original_context, beta_fast, beta_slow, truncate);
                 let interpolated = ((pair as f64 - low) / (high - low)).clamp(0.0, 1.0);
@@ -309,6 +326,19 @@ fn check_sections(parameters: &Config, dim: usize) -> Result<()> {
     }
     let expected = format!("3 sections of {} pairs in all", dim / 2);
     Err(Error::invalid(parameters.path("mrope_section"), expected, format!("{sections:?}")))
+}
+
+/// A share of the pairs of a whole head turns, by the frequencies that these pairs have in the head.
+fn proportional(config: &Config, parameters: &Config, theta: f64, head: &RotaryHead) -> Result<Rope> {
+    let outer = config.positive_or("partial_rotary_factor", 1.0)?;
+    let share = parameters.positive_or("partial_rotary_factor", outer)?;
+    if share > 1.0 {
+        return Err(Error::invalid(parameters.path("partial_rotary_factor"), "a share above 0, at most 1", share));
+    }
+    let pairs = (share * head.head_dim as f64 / 2.0) as usize;
+    let factor = parameters.positive_or("factor", 1.0)?;
+    let scaling = RopeScaling::Proportional { pairs, factor };
+    Ok(Rope { dim: head.head_dim, theta, layout: head.layout, scaling })
 }
 
 fn long_rope(

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use genai_architectures::{DecoderSpec, Mixer};
+use genai_architectures::{DecoderSpec, KeyValue, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -92,6 +92,12 @@ impl GenaiConfig {
         let Some(Mixer::Attention(attention)) = spec.layers.first().map(|layer| &layer.mixer) else {
             return Err(Error::graph("genai_config.json", "the model has no layers"));
         };
+        // The runtime counts layers to find their caches.
+        let has_cache = |layer: &&Layer| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            !matches!(attention.key_value, KeyValue::OfLayer(_))
+        };
+        let num_caches = spec.layers.iter().filter(has_cache).count();
         let mut inputs = BTreeMap::from([
             ("input_ids", "input_ids"),
             ("attention_mask", "attention_mask"),
@@ -124,7 +130,7 @@ impl GenaiConfig {
                         ("present_value_names", "present.%d.value"),
                     ]),
                     num_attention_heads: attention.num_heads,
-                    num_hidden_layers: spec.layers.len(),
+                    num_hidden_layers: num_caches,
                     num_key_value_heads: attention.num_kv_heads,
                 },
                 pad_token_id: sources.token("pad_token_id", sources.tokenizer.pad, spec.vocab_size)?.unwrap_or(eos[0]),

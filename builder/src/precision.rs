@@ -46,6 +46,14 @@ pub enum Role {
     GateProj,
     UpProj,
     DownProj,
+    /// Between the hidden state and inputs of the layers' own.
+    LayerInput,
+    /// The table of these inputs.
+    LayerInputTable,
+    /// Between hidden states: from one stream to another, or a residual of low rank.
+    Stream,
+    /// To a handful of values that steer others.
+    Router,
     LmHead,
 }
 
@@ -69,7 +77,16 @@ impl Recipe {
     /// The scheme of a linear, or `None` where it stays float.
     pub fn scheme(&self, role: Role) -> Option<IntScheme> {
         match role {
-            Role::QkvProj | Role::OProj | Role::GateProj | Role::UpProj | Role::DownProj | Role::LmHead => self.scheme,
+            Role::QkvProj
+            | Role::OProj
+            | Role::GateProj
+            | Role::UpProj
+            | Role::DownProj
+            | Role::LayerInput
+            | Role::LayerInputTable
+            | Role::Stream
+            | Role::LmHead => self.scheme,
+            Role::Router => None,
         }
     }
 }

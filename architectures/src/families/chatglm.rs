@@ -84,15 +84,14 @@ fn refuse_other_variants(config: &Config) -> Result<()> {
 
 fn fuse(layer: &mut Layer, path: &str) {
     let Mixer::Attention(attention) = &mut layer.mixer;
-    let (queries, keys) = (attention.q.out_features, attention.k.out_features);
+    let (queries, keys) = (attention.q.out_features, attention.num_kv_heads * attention.head_dim);
     let (hidden_size, bias) = (attention.q.in_features, attention.q.bias);
     let part = |range| {
         let path = format!("{path}.self_attention.query_key_value");
         Linear::rows(path, once(range), queries + 2 * keys, hidden_size, bias)
     };
-    attention.q = part(0..queries);
-    attention.k = part(queries..queries + keys);
-    attention.v = part(queries + keys..queries + 2 * keys);
+    let (k, v) = (queries..queries + keys, queries + keys..queries + 2 * keys);
+    attention.set_qkv([part(0..queries), part(k), part(v)]);
     if let Mlp::Gated { gate, up, .. } = &mut layer.mlp {
         let (width, bias) = (gate.out_features, gate.bias);
         let half = |range| Linear::rows(format!("{path}.mlp.dense_h_to_4h"), once(range), 2 * width, hidden_size, bias);

@@ -30,8 +30,15 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         ("rope_local_base_freq", 1e4.into()),
     ]);
     let mut spec = gemma2::decoder(&config)?;
+    llama::norm_heads(&mut spec, NormOrder::BeforeRotation, "q_norm", "k_norm");
+    local_layers(&mut spec, &config, config.usize("sliding_window_pattern")?)?;
+    Ok(spec)
+}
+
+/// Makes all layers but every `pattern`th local, or those that `layer_types` names, and gives both kinds their ropes.
+pub(super) fn local_layers(spec: &mut DecoderSpec, config: &Config, pattern: usize) -> Result<()> {
     let head = RotaryHead::whole(config.usize("head_dim")?, config.usize("max_position_embeddings")?);
-    if let Some(rope) = Rope::read_for(&config, "full_attention", &head)? {
+    if let Some(rope) = Rope::read_for(config, "full_attention", &head)? {
         config.only("rope_scaling", Value::Null)?;
         spec.ropes = vec![rope];
     }
@@ -40,16 +47,13 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         Some(rope) => rope,
         None => Rope::from_parameters(&local, None, &head)?,
     });
-
-    llama::norm_heads(&mut spec, NormOrder::BeforeRotation, "q_norm", "k_norm");
-    let pattern = config.usize("sliding_window_pattern")?;
     let window = config.opt_usize("sliding_window")?;
-    let windows = layer_type::windows(&config, spec.layers.len(), window, pattern)?;
+    let windows = layer_type::windows(config, spec.layers.len(), window, pattern)?;
     for (attention, window) in spec.attentions_mut().zip(windows) {
         attention.window = window;
         attention.position = Position::Rope(if window.is_some() { LOCAL } else { GLOBAL });
     }
-    Ok(spec)
+    Ok(())
 }
 
 /// The text part of `Gemma3ForConditionalGeneration`.

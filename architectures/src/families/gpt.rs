@@ -2,8 +2,8 @@
 //! q, k and v.
 
 use crate::{
-    Attention, Config, DecoderSpec, Embedding, Error, Layer, Linear, LmHead, Norm, NormKind, NormOrder, NormWeight,
-    Position, Result,
+    Attention, Config, DecoderSpec, Embedding, Error, KeyValue, Layer, Linear, LmHead, Norm, NormKind, NormOrder,
+    NormWeight, Position, Result,
 };
 
 /// The sizes of attention; a head is an equal share of the hidden state.
@@ -54,12 +54,12 @@ impl Heads {
             num_kv_heads: self.num_kv_heads,
             head_dim: self.head_dim,
             q,
-            k,
-            v,
+            key_value: KeyValue::Own { k, v },
             o,
             clip_qkv: None,
             q_norm: None,
             k_norm: None,
+            v_norm: None,
             norm_order: NormOrder::BeforeRotation,
             position,
             query_scaling: None,
@@ -100,6 +100,8 @@ pub(super) fn decoder(hidden_size: usize, frame: Frame, layers: Vec<Layer>) -> D
         unused_tensors: Vec::new(),
         copies: Vec::new(),
         constants: Vec::new(),
+        layer_inputs: None,
+        streams: None,
     };
     spec.set_head(Linear::whole("lm_head", frame.vocab_size, hidden_size, false), frame.tied);
     spec

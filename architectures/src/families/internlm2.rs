@@ -20,7 +20,7 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         let &mut Attention { num_heads, num_kv_heads, head_dim, .. } = attention;
         let heads = Heads { hidden_size, num_heads, num_kv_heads, head_dim };
         let path = format!("model.layers.{index}.attention.wqkv");
-        [attention.q, attention.k, attention.v] = heads.grouped(&path, bias);
+        attention.set_qkv(heads.grouped(&path, bias));
     }
     spec.rename(&[
         ("model.embed_tokens", "model.tok_embeddings"),

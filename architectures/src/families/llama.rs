@@ -3,8 +3,9 @@
 //! Reference: `transformers` 5.23, `models/llama/modeling_llama.py`.
 
 use crate::{
-    Activation, Attention, Config, DecoderSpec, Embedding, Error, HeadNorm, Layer, Linear, LmHead, Mixer, Mlp, Norm,
-    NormKind, NormOrder, NormSpan, NormWeight, Position, Residual, Result, Rope, RopeId, RotaryHead, TensorPattern,
+    Activation, Attention, Config, DecoderSpec, Embedding, Error, HeadNorm, KeyValue, Layer, Linear, LmHead, Mixer,
+    Mlp, Norm, NormKind, NormOrder, NormSpan, NormWeight, Position, Residual, Result, Rope, RopeId, RotaryHead,
+    TensorPattern,
 };
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
@@ -85,12 +86,15 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
                 num_kv_heads,
                 head_dim,
                 q: Linear::whole(format!("{attention}.q_proj"), num_heads * head_dim, hidden_size, biases.qkv),
-                k: Linear::whole(format!("{attention}.k_proj"), num_kv_heads * head_dim, hidden_size, biases.qkv),
-                v: Linear::whole(format!("{attention}.v_proj"), num_kv_heads * head_dim, hidden_size, biases.qkv),
+                key_value: KeyValue::Own {
+                    k: Linear::whole(format!("{attention}.k_proj"), num_kv_heads * head_dim, hidden_size, biases.qkv),
+                    v: Linear::whole(format!("{attention}.v_proj"), num_kv_heads * head_dim, hidden_size, biases.qkv),
+                },
                 o: Linear::whole(format!("{attention}.o_proj"), hidden_size, num_heads * head_dim, biases.o),
                 clip_qkv: None,
                 q_norm: None,
                 k_norm: None,
+                v_norm: None,
                 norm_order: NormOrder::BeforeRotation,
                 position: Position::Rope(RopeId(0)),
                 query_scaling: None,
@@ -103,6 +107,7 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
                 up: Linear::whole(format!("{mlp}.up_proj"), intermediate_size, hidden_size, biases.mlp),
                 down: Linear::whole(format!("{mlp}.down_proj"), hidden_size, intermediate_size, biases.mlp),
                 activation: activation.clone(),
+                cutoff: None,
             },
             residual: Residual::PreNorm {
                 mixer_norm: norm(format!("{path}.input_layernorm")),
@@ -124,6 +129,8 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
         final_norm: norm("model.norm".to_owned()),
         copies: if tied { vec![(head.weight(), embedding.weight())] } else { Vec::new() },
         constants: Vec::new(),
+        layer_inputs: None,
+        streams: None,
         lm_head: if tied { LmHead::Tied } else { LmHead::Own(head) },
         embedding,
         logit_scale: None,
@@ -143,6 +150,15 @@ pub(super) fn without_gate(spec: &mut DecoderSpec, up_name: &str, down_name: &st
         if let Mlp::Gated { up, down, activation, .. } = &layer.mlp {
             let (up, down) = (named(up_name, up), named(down_name, down));
             layer.mlp = Mlp::Plain { up, down, activation: activation.clone() };
+        }
+    }
+}
+
+/// Changes how wide a gated MLP is inside.
+pub(super) fn widen(mlp: &mut Mlp, width: impl Fn(usize) -> usize) {
+    if let Mlp::Gated { gate, up, down, .. } = mlp {
+        for size in [&mut gate.out_features, &mut up.out_features, &mut down.in_features] {
+            *size = width(*size);
         }
     }
 }

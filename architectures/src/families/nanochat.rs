@@ -9,6 +9,8 @@
 //!
 //! Reference: `transformers` 5.23, `models/nanochat/modeling_nanochat.py`.
 
+use std::iter::once;
+
 use super::llama::{self, Biases, Defaults};
 use crate::{Activation, Config, DecoderSpec, Linear, Norm, NormOrder, NormWeight, Result};
 
@@ -25,7 +27,8 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     spec.embedding.norm = Some(Norm { path: "model.embed_norm".to_owned(), ..spec.final_norm.clone() });
     llama::norm_heads(&mut spec, NormOrder::AfterRotation, "q_norm", "k_norm");
     for attention in spec.attentions_mut() {
-        for linear in [&mut attention.q, &mut attention.k] {
+        let keys = attention.key_value.linears_mut().into_iter().take(1);
+        for linear in once(&mut attention.q).chain(keys) {
             *linear = halves_exchanged(linear, attention.head_dim);
         }
     }

@@ -7,6 +7,8 @@
 //!
 //! Reference: `transformers` 5.23, `models/phi3/modeling_phi3.py`.
 
+use std::iter::once;
+
 use super::llama::{self, Biases, Defaults};
 use crate::{Config, DecoderSpec, Error, Linear, Mlp, Result, RopeScaling, RotaryHead};
 
@@ -24,11 +26,11 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     for (index, attention) in spec.attentions_mut().enumerate() {
         attention.window = window;
         let path = format!("model.layers.{index}.self_attn.qkv_proj");
-        fuse(&path, [&mut attention.q, &mut attention.k, &mut attention.v]);
+        fuse(&path, once(&mut attention.q).chain(attention.key_value.linears_mut()).collect());
     }
     for (index, layer) in spec.layers.iter_mut().enumerate() {
         if let Mlp::Gated { gate, up, .. } = &mut layer.mlp {
-            fuse(&format!("model.layers.{index}.mlp.gate_up_proj"), [gate, up]);
+            fuse(&format!("model.layers.{index}.mlp.gate_up_proj"), vec![gate, up]);
         }
     }
     Ok(spec)
@@ -44,7 +46,7 @@ fn rotary(head_dim: usize, max_position_embeddings: usize) -> RotaryHead {
 }
 
 /// Makes linears the rows, one after another, of one stored linear.
-fn fuse<const N: usize>(path: &str, parts: [&mut Linear; N]) {
+fn fuse(path: &str, parts: Vec<&mut Linear>) {
     let total = parts.iter().map(|part| part.out_features).sum();
     let mut start = 0;
     for part in parts {

@@ -10,16 +10,15 @@ pub struct Attention {
     pub head_dim: usize,
     /// `[num_heads * head_dim, hidden_size]`
     pub q: Linear,
-    /// `[num_kv_heads * head_dim, hidden_size]`
-    pub k: Linear,
-    /// `[num_kv_heads * head_dim, hidden_size]`
-    pub v: Linear,
+    pub key_value: KeyValue,
     /// `[hidden_size, num_heads * head_dim]`
     pub o: Linear,
     /// Bound on the absolute values of q, k and v, right after the linears.
     pub clip_qkv: Option<f32>,
     pub q_norm: Option<HeadNorm>,
+    /// None where keys are another layer's, as [`Attention::v_norm`] is.
     pub k_norm: Option<HeadNorm>,
+    pub v_norm: Option<HeadNorm>,
     /// Whether the norms of q and k come before the rotation or after it.
     pub norm_order: NormOrder,
     pub position: Position,
@@ -31,6 +30,18 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// A position sees itself and the `window - 1` positions before it; `None` sees all that precede.
     pub window: Option<usize>,
+}
+
+/// Where keys and values come from; each linear is `[num_kv_heads * head_dim, hidden_size]`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyValue {
+    /// A linear for each.
+    Own { k: Linear, v: Linear },
+    /// One linear for both: keys are normed and rotated, values are not rotated and have a norm of their own.
+    Same(Linear),
+    /// They are those of an earlier layer, this one's index, as they stand in its cache: normed and rotated. That layer
+    /// has the same `num_kv_heads`, `head_dim` and position, and its own keys and values.
+    OfLayer(usize),
 }
 
 /// How attention learns where a token stands.
@@ -93,14 +104,40 @@ pub struct QueryScaling {
 }
 
 impl Attention {
+    /// Gives the layer linears of its own for queries, keys and values.
+    pub(crate) fn set_qkv(&mut self, [q, k, v]: [Linear; 3]) {
+        self.q = q;
+        self.key_value = KeyValue::Own { k, v };
+    }
+
     pub(super) fn num_parameters(&self) -> u64 {
-        let linears = [&self.q, &self.k, &self.v, &self.o];
-        let norms = [(&self.q_norm, self.num_heads), (&self.k_norm, self.num_kv_heads)];
+        let linears = self.key_value.linears().into_iter().chain([&self.q, &self.o]);
+        let kv_heads = self.num_kv_heads;
+        let norms = [(&self.q_norm, self.num_heads), (&self.k_norm, kv_heads), (&self.v_norm, kv_heads)];
         let norms = norms.into_iter().filter_map(|(norm, heads)| {
             let norm = norm.as_ref()?;
             Some(norm.norm.num_parameters(norm.span.width(heads, self.head_dim)))
         });
-        linears.into_iter().map(Linear::num_parameters).sum::<u64>() + norms.sum::<u64>()
+        linears.map(Linear::num_parameters).sum::<u64>() + norms.sum::<u64>()
+    }
+}
+
+impl KeyValue {
+    /// The linears of the layer's own, keys first.
+    pub fn linears(&self) -> Vec<&Linear> {
+        match self {
+            Self::Own { k, v } => vec![k, v],
+            Self::Same(linear) => vec![linear],
+            Self::OfLayer(_) => Vec::new(),
+        }
+    }
+
+    pub(crate) fn linears_mut(&mut self) -> Vec<&mut Linear> {
+        match self {
+            Self::Own { k, v } => vec![k, v],
+            Self::Same(linear) => vec![linear],
+            Self::OfLayer(_) => Vec::new(),
+        }
     }
 }
 

@@ -5,8 +5,9 @@ use crate::{Config, Error, Result};
 
 #[derive(Debug, Clone, PartialEq)]
 pub enum Mlp {
-    /// `down(activation(gate(x)) * up(x))`
-    Gated { gate: Linear, up: Linear, down: Linear, activation: Activation },
+    /// `down(activation(gate(x)) * up(x))`. With a cutoff, of each row `g = gate(x)` only what stands `cutoff` standard
+    /// deviations above its mean goes on: `max(g - (mean(g) + cutoff * std(g)), 0)`, of the population.
+    Gated { gate: Linear, up: Linear, down: Linear, activation: Activation, cutoff: Option<f32> },
     /// `down(activation(up(x)))`
     Plain { up: Linear, down: Linear, activation: Activation },
 }
@@ -53,7 +54,7 @@ impl Activation {
 impl Mlp {
     pub(super) fn num_parameters(&self) -> u64 {
         let (linears, activation) = match self {
-            Self::Gated { gate, up, down, activation } => (vec![gate, up, down], activation),
+            Self::Gated { gate, up, down, activation, .. } => (vec![gate, up, down], activation),
             Self::Plain { up, down, activation } => (vec![up, down], activation),
         };
         let learned = match activation {

@@ -4,17 +4,21 @@
 //! `.weight` alone or a quantized triple is the reader's business.
 
 mod attention;
+mod layer;
 mod linear;
 mod mlp;
 mod norm;
+mod streams;
 mod tensors;
 
 pub use attention::{
-    Alibi, AlibiRounding, Attention, HeadNorm, NormOrder, NormSpan, Position, QueryScaling, alibi_slopes,
+    Alibi, AlibiRounding, Attention, HeadNorm, KeyValue, NormOrder, NormSpan, Position, QueryScaling, alibi_slopes,
 };
+pub use layer::{Layer, Mixer, Residual};
 pub use linear::{Linear, View};
 pub use mlp::{Activation, Mlp};
 pub use norm::{Norm, NormKind, NormWeight};
+pub use streams::{AltUp, LayerInput, LayerInputs, LowRank, Streams};
 pub use tensors::{TensorPattern, TensorPrefix};
 
 use crate::Rope;
@@ -55,6 +59,10 @@ pub struct DecoderSpec {
     /// Tensors that some checkpoints store although the model has the number in this value: `(tensor, value)`, one
     /// element up to the rounding of the tensor's dtype. Where the two differ, the checkpoint is another model.
     pub constants: Vec<(String, f32)>,
+    /// What makes the inputs of layers that have one of their own.
+    pub layer_inputs: Option<LayerInputs>,
+    /// How one hidden state becomes several that run side by side, for layers that join them by [`Residual::AltUp`].
+    pub streams: Option<Streams>,
 }
 
 /// An index into [`DecoderSpec::ropes`].
@@ -89,33 +97,6 @@ pub enum LmHead {
     Own(Linear),
     /// The head multiplies by the embedding table.
     Tied,
-}
-
-/// One decoder layer.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Layer {
-    pub mixer: Mixer,
-    pub mlp: Mlp,
-    pub residual: Residual,
-}
-
-/// What mixes information between positions.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Mixer {
-    Attention(Attention),
-}
-
-/// How a layer's parts join the residual stream.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Residual {
-    /// `x += scale * mixer(mixer_norm(x)); x += scale * mlp(mlp_norm(x))`
-    PreNorm { mixer_norm: Norm, mlp_norm: Norm, scale: Option<f32> },
-    /// `x += mixer_norm(mixer(x)); x += mlp_norm(mlp(x))`
-    PostNorm { mixer_norm: Norm, mlp_norm: Norm },
-    /// `x += mixer_post(mixer(mixer_pre(x))); x += mlp_post(mlp(mlp_pre(x)))`
-    Sandwich { mixer_pre: Norm, mixer_post: Norm, mlp_pre: Norm, mlp_post: Norm },
-    /// `x += mixer(mixer_norm(x)) + mlp(mlp_norm(x))`; without `mlp_norm` both read the same normed value.
-    Parallel { mixer_norm: Norm, mlp_norm: Option<Norm> },
 }
 
 impl DecoderSpec {
@@ -162,44 +143,9 @@ impl DecoderSpec {
         let embedding_norm = self.embedding.norm.as_ref().map_or(0, |norm| norm.num_parameters(hidden_size));
         let layers: u64 = self.layers.iter().map(|layer| layer.num_parameters(hidden_size)).sum();
         let final_norm = self.final_norm.num_parameters(hidden_size);
-        table(self.vocab_size) + positions + embedding_norm + layers + final_norm + head
-    }
-}
-
-impl Layer {
-    fn num_parameters(&self, hidden_size: usize) -> u64 {
-        let Mixer::Attention(attention) = &self.mixer;
-        self.residual.norms().map(|norm| norm.num_parameters(hidden_size)).sum::<u64>()
-            + attention.num_parameters()
-            + self.mlp.num_parameters()
-    }
-}
-
-impl Residual {
-    /// The norms of the layer itself, each over the hidden state.
-    pub fn norms(&self) -> impl Iterator<Item = &Norm> {
-        let norms = match self {
-            Self::PreNorm { mixer_norm, mlp_norm, .. } | Self::PostNorm { mixer_norm, mlp_norm } => {
-                vec![mixer_norm, mlp_norm]
-            }
-            Self::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
-                vec![mixer_pre, mixer_post, mlp_pre, mlp_post]
-            }
-            Self::Parallel { mixer_norm, mlp_norm } => std::iter::once(mixer_norm).chain(mlp_norm).collect(),
-        };
-        norms.into_iter()
-    }
-
-    pub(crate) fn norms_mut(&mut self) -> Vec<&mut Norm> {
-        match self {
-            Self::PreNorm { mixer_norm, mlp_norm, .. } | Self::PostNorm { mixer_norm, mlp_norm } => {
-                vec![mixer_norm, mlp_norm]
-            }
-            Self::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
-                vec![mixer_pre, mixer_post, mlp_pre, mlp_post]
-            }
-            Self::Parallel { mixer_norm, mlp_norm } => std::iter::once(mixer_norm).chain(mlp_norm).collect(),
-        }
+        let layer_inputs = self.layer_inputs.as_ref().map_or(0, |inputs| inputs.num_parameters(self.layers.len()));
+        let streams = self.streams.as_ref().map_or(0, Streams::num_parameters);
+        table(self.vocab_size) + positions + embedding_norm + layer_inputs + streams + layers + final_norm + head
     }
 }
 

@@ -9,19 +9,22 @@ pub struct TensorPrefix {
 }
 
 /// Names of tensors, those of the spec where it has its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TensorPattern {
     /// Names that start so, such as those of a vision tower.
     Starts(&'static str),
     /// Names that end so, such as buffers that every layer saved.
     Ends(&'static str),
+    /// Names of the tensors of this module, such as one that a layer saved and does not use.
+    Of(String),
 }
 
 impl TensorPattern {
-    pub fn matches(self, name: &str) -> bool {
+    pub fn matches(&self, name: &str) -> bool {
         match self {
             Self::Starts(start) => name.starts_with(start),
             Self::Ends(end) => name.ends_with(end),
+            Self::Of(module) => name.strip_prefix(module.as_str()).is_some_and(|rest| rest.starts_with('.')),
         }
     }
 }

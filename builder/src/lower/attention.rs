@@ -5,11 +5,11 @@
 //!         └► heads: norms, rotation, … ─┘   where q and k need more than the op does
 //! ```
 
-use genai_architectures::{Attention, NormOrder, Position, RopeLayout};
+use genai_architectures::{Attention, KeyValue, Mixer, NormOrder, Position, RopeLayout};
 
 use super::{Lowering, mask::Lengths};
 use crate::{
-    Result, Role,
+    Error, Result, Role,
     graph::{
         Value,
         ops::{Clip, GroupQueryAttention, Rotation},
@@ -17,9 +17,11 @@ use crate::{
 };
 
 impl Lowering<'_> {
-    /// Returns the output `[batch, sequence, hidden]`, and the present key and value.
+    /// Returns the output `[batch, sequence, hidden]`, and the present key and value, which are those of layer `index`
+    /// where it has its own.
     pub(super) fn attention(
         &mut self,
+        index: usize,
         path: &str,
         attention: &Attention,
         input: Value,
@@ -27,20 +29,25 @@ impl Lowering<'_> {
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
         let &Attention { num_heads, num_kv_heads, .. } = attention;
-        let Attention { q, k, v, .. } = attention;
-        let mut qkv = self.linear(&format!("{path}/qkv_proj"), Role::QkvProj, input, &[q, k, v])?;
+        let modules: Vec<_> = std::iter::once(&attention.q).chain(attention.key_value.linears()).collect();
+        let projection = if modules.len() == 1 { format!("{path}/q_proj") } else { format!("{path}/qkv_proj") };
+        let mut qkv = self.linear(&projection, Role::QkvProj, input, &modules)?;
         if let Some(bound) = attention.clip_qkv {
             let (min, max) = (self.scalar(-bound)?, self.scalar(bound)?);
-            qkv = self.graph.add(&format!("{path}/qkv_proj/Clip"), &Clip { input: qkv, min, max })?;
+            qkv = self.graph.add(&format!("{projection}/Clip"), &Clip { input: qkv, min, max })?;
         }
         let rotation = self.rotation(attention, lengths)?;
-        let (query, key_value) = match self.works_on_heads(attention) {
+        let (query, key_value) = match self.works_on_heads(index, attention) {
             false => (qkv, None),
-            true => {
-                let (query, key, value) = self.heads(path, attention, qkv, rotation)?;
-                (query, Some((key, value)))
-            }
+            true => self.heads(path, attention, qkv, rotation)?,
         };
+        let key_value = match attention.key_value {
+            KeyValue::OfLayer(source) => Some(self.keys_of(path, source)?),
+            KeyValue::Own { .. } | KeyValue::Same(_) => key_value,
+        };
+        if let Some(key_value) = key_value {
+            self.keys.insert(index, key_value);
+        }
         let op = GroupQueryAttention {
             query,
             key_value,
@@ -64,6 +71,13 @@ impl Lowering<'_> {
         Ok((output, (outputs[1], outputs[2])))
     }
 
+    /// The new keys and values of an earlier layer, as they go into its attention op. A second op that is given them and
+    /// the same past sees what the first one's cache holds.
+    fn keys_of(&self, path: &str, layer: usize) -> Result<(Value, Value)> {
+        let keys = self.keys.get(&layer).copied();
+        keys.ok_or_else(|| Error::graph(path, format!("layer {layer} has no keys of its own before this one")))
+    }
+
     /// Whether the attention op rotates these heads itself.
     pub(super) fn rotates_inside(&self, attention: &Attention) -> bool {
         let Position::Rope(rope) = attention.position else { return false };
@@ -74,10 +88,17 @@ impl Lowering<'_> {
     }
 
     /// Whether q and k are to be worked on between the linear and the attention op.
-    fn works_on_heads(&self, attention: &Attention) -> bool {
+    fn works_on_heads(&self, index: usize, attention: &Attention) -> bool {
+        let is_source = self.spec.layers.iter().any(|layer| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            attention.key_value == KeyValue::OfLayer(index)
+        });
         let rotates_outside = matches!(attention.position, Position::Rope(_)) && !self.rotates_inside(attention);
         attention.q_norm.is_some()
             || attention.k_norm.is_some()
+            || attention.v_norm.is_some()
+            || !matches!(attention.key_value, KeyValue::Own { .. })
+            || is_source
             || attention.query_scaling.is_some()
             || rotates_outside
             || self.cache_head_dim(attention) != attention.head_dim

@@ -72,7 +72,11 @@ impl Lowering<'_> {
         };
         if let Some(scheme) = shared_scheme {
             let matrix = self.quantized(HEAD, segments, k, scheme)?;
-            let embedded = self.gather_quantized(input_ids, &matrix)?;
+            // The rows are a second view of the head's bytes.
+            let dims = [n as u64, scheme.code_bytes_per_row(k) as u64];
+            let name = format!("model.embed_tokens.weight_Q{}", scheme.bits());
+            let rows = self.graph.initializer(&name, Dtype::U8, &dims, matrix.codes_slot)?;
+            let embedded = self.gather_quantized(EMBEDDING, input_ids, rows, &matrix)?;
             return Ok((embedded, Table::Quantized(matrix)));
         }
         let (table, slot) = self.stored("model.embed_tokens.weight", self.dtype, &[n, k])?;
@@ -83,12 +87,15 @@ impl Lowering<'_> {
         Ok((embedded, Table::Float(table)))
     }
 
-    /// Rows of the head's matrix, through a second view of its bytes.
-    fn gather_quantized(&mut self, input_ids: Value, matrix: &QuantizedMatrix) -> Result<Value> {
+    /// Rows of a matrix whose codes are `data`, `[n, bytes of a row]`.
+    pub(super) fn gather_quantized(
+        &mut self,
+        path: &str,
+        input_ids: Value,
+        data: Value,
+        matrix: &QuantizedMatrix,
+    ) -> Result<Value> {
         let scheme = matrix.scheme;
-        let dims = [matrix.n as u64, scheme.code_bytes_per_row(matrix.k) as u64];
-        let name = format!("model.embed_tokens.weight_Q{}", scheme.bits());
-        let data = self.graph.initializer(&name, Dtype::U8, &dims, matrix.codes_slot)?;
         let op = GatherBlockQuantized {
             data,
             indices: input_ids,
@@ -96,7 +103,7 @@ impl Lowering<'_> {
             zero_points: matrix.zero_points,
             scheme,
         };
-        let rows = self.graph.add(&format!("{EMBEDDING}/Gather_Q{}", scheme.bits()), &op)?;
+        let rows = self.graph.add(&format!("{path}/Gather_Q{}", scheme.bits()), &op)?;
         if matrix.k.is_multiple_of(scheme.block_size()) {
             return Ok(rows);
         }
@@ -106,7 +113,7 @@ impl Lowering<'_> {
         let axes = self.graph.constant(Constant::Int64s(vec![2]))?;
         let shape = self.graph.fact(rows).with_last(matrix.k as u64).shape;
         let slice = Slice { data: rows, starts, ends, axes, shape };
-        self.graph.add(&format!("{EMBEDDING}/Slice"), &slice)
+        self.graph.add(&format!("{path}/Slice"), &slice)
     }
 
     /// Logits `[batch, sequence, vocab]`, in f32 where activations are bf16, which clients cannot read.

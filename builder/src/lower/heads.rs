@@ -4,7 +4,7 @@
 //! qkv ─► Split ─► q_norm, k_norm ─► RotaryEmbedding ─► query scale ─► Pad
 //! ```
 
-use genai_architectures::{Attention, HeadNorm, NormOrder, NormSpan, NormWeight, Position, QueryScaling};
+use genai_architectures::{Attention, HeadNorm, KeyValue, NormOrder, NormSpan, NormWeight, Position, QueryScaling};
 
 use super::{Lowering, linear::dotted};
 use crate::{
@@ -18,30 +18,27 @@ use crate::{
 };
 
 impl Lowering<'_> {
-    /// q, k and v on their own, with everything done to them that the attention op does not do.
+    /// q, and k and v where the layer has its own, with everything done to them that the attention op does not do.
     pub(super) fn heads(
         &mut self,
         path: &str,
         attention: &Attention,
         qkv: Value,
         rotation: Option<Rotation>,
-    ) -> Result<(Value, Value, Value)> {
-        let &Attention { num_heads, num_kv_heads, head_dim, norm_order, .. } = attention;
-        let sizes = [num_heads, num_kv_heads, num_kv_heads].map(|heads| (heads * head_dim) as u64);
-        let split = self.graph.constant(Constant::Int64s(sizes.map(|size| size as i64).to_vec()))?;
-        let name = format!("{path}/qkv_proj/Split");
-        let parts = self.graph.wire(&name, &name, &Split { input: qkv, split, sizes: sizes.to_vec() })?;
-        let (mut query, mut key, value) = (parts[0], parts[1], parts[2]);
-
+    ) -> Result<(Value, Option<(Value, Value)>)> {
+        let &Attention { num_heads, num_kv_heads, norm_order, .. } = attention;
+        let (mut query, mut key_value) = self.split_heads(path, attention, qkv)?;
         if norm_order == NormOrder::BeforeRotation {
-            (query, key) = self.head_norms(path, attention, query, key)?;
+            (query, key_value) = self.head_norms(path, attention, query, key_value)?;
         }
         if let Some(rotation) = rotation.filter(|_| !self.rotates_inside(attention)) {
             query = self.rotate(&format!("{path}/q_rotary"), query, num_heads, attention, rotation)?;
-            key = self.rotate(&format!("{path}/k_rotary"), key, num_kv_heads, attention, rotation)?;
+            if let Some((key, _)) = &mut key_value {
+                *key = self.rotate(&format!("{path}/k_rotary"), *key, num_kv_heads, attention, rotation)?;
+            }
         }
         if norm_order == NormOrder::AfterRotation {
-            (query, key) = self.head_norms(path, attention, query, key)?;
+            (query, key_value) = self.head_norms(path, attention, query, key_value)?;
         }
         // A factor per position passes through a rotation, so it may come before one inside the op.
         if let Some(scaling) = attention.query_scaling {
@@ -49,22 +46,50 @@ impl Lowering<'_> {
             query = self.graph.add(&format!("{path}/q_scale/Mul"), &Mul(query, scale))?;
         }
         let query = self.padded(&format!("{path}/q_pad"), query, num_heads, attention)?;
-        let key = self.padded(&format!("{path}/k_pad"), key, num_kv_heads, attention)?;
-        let value = self.padded(&format!("{path}/v_pad"), value, num_kv_heads, attention)?;
-        Ok((query, key, value))
+        if let Some((key, value)) = &mut key_value {
+            *key = self.padded(&format!("{path}/k_pad"), *key, num_kv_heads, attention)?;
+            *value = self.padded(&format!("{path}/v_pad"), *value, num_kv_heads, attention)?;
+        }
+        Ok((query, key_value))
     }
 
-    fn head_norms(&mut self, path: &str, attention: &Attention, query: Value, key: Value) -> Result<(Value, Value)> {
+    fn split_heads(
+        &mut self,
+        path: &str,
+        attention: &Attention,
+        qkv: Value,
+    ) -> Result<(Value, Option<(Value, Value)>)> {
         let &Attention { num_heads, num_kv_heads, head_dim, .. } = attention;
-        let query = match &attention.q_norm {
-            Some(norm) => self.head_norm(&format!("{path}/q_norm"), norm, query, num_heads, head_dim)?,
-            None => query,
+        let heads = match attention.key_value {
+            KeyValue::Own { .. } => vec![num_heads, num_kv_heads, num_kv_heads],
+            KeyValue::Same(_) => vec![num_heads, num_kv_heads],
+            KeyValue::OfLayer(_) => return Ok((qkv, None)),
         };
-        let key = match &attention.k_norm {
-            Some(norm) => self.head_norm(&format!("{path}/k_norm"), norm, key, num_kv_heads, head_dim)?,
-            None => key,
+        let sizes: Vec<_> = heads.into_iter().map(|heads| (heads * head_dim) as u64).collect();
+        let split = self.graph.constant(Constant::Int64s(sizes.iter().map(|size| *size as i64).collect()))?;
+        let name = format!("{path}/qkv_proj/Split");
+        let parts = self.graph.wire(&name, &name, &Split { input: qkv, split, sizes })?;
+        // Of two parts the second is both.
+        Ok((parts[0], Some((parts[1], parts[parts.len() - 1]))))
+    }
+
+    fn head_norms(
+        &mut self,
+        path: &str,
+        attention: &Attention,
+        query: Value,
+        key_value: Option<(Value, Value)>,
+    ) -> Result<(Value, Option<(Value, Value)>)> {
+        let &Attention { num_heads, num_kv_heads, head_dim, .. } = attention;
+        let mut normed = |name: &str, norm: &Option<HeadNorm>, input: Value, heads: usize| match norm {
+            Some(norm) => self.head_norm(&format!("{path}/{name}"), norm, input, heads, head_dim),
+            None => Ok(input),
         };
-        Ok((query, key))
+        let query = normed("q_norm", &attention.q_norm, query, num_heads)?;
+        let Some((key, value)) = key_value else { return Ok((query, None)) };
+        let key = normed("k_norm", &attention.k_norm, key, num_kv_heads)?;
+        let value = normed("v_norm", &attention.v_norm, value, num_kv_heads)?;
+        Ok((query, Some((key, value))))
     }
 
     /// The norm of heads `[batch, sequence, heads * head_dim]`, each on its own or all together.
@@ -205,7 +230,7 @@ impl Lowering<'_> {
     }
 
     /// `[batch, sequence, heads * head_dim]` as `[batch, sequence, heads, head_dim]`.
-    fn apart(&mut self, name: &str, input: Value, heads: usize, head_dim: usize) -> Result<Value> {
+    pub(super) fn apart(&mut self, name: &str, input: Value, heads: usize, head_dim: usize) -> Result<Value> {
         let mut shape = self.graph.fact(input).shape.clone();
         shape.pop();
         shape.extend([Dim::Known(heads as u64), Dim::Known(head_dim as u64)]);
@@ -215,7 +240,7 @@ impl Lowering<'_> {
     }
 
     /// `[batch, sequence, heads, head_dim]` as `[batch, sequence, width]`.
-    fn together(&mut self, name: &str, input: Value, width: usize) -> Result<Value> {
+    pub(super) fn together(&mut self, name: &str, input: Value, width: usize) -> Result<Value> {
         let mut shape = self.graph.fact(input).shape.clone();
         shape.truncate(2);
         shape.push(Dim::Known(width as u64));

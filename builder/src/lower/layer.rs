@@ -27,7 +27,7 @@ impl Lowering<'_> {
         match &layer.residual {
             Residual::PreNorm { mixer_norm, mlp_norm, scale } => {
                 let (normed, residual) = self.norm(stream, mixer_norm, &at("input_layernorm"))?;
-                let (mixed, present) = self.attention(&at("attn"), attention, normed, past, lengths)?;
+                let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
                 let update = self.scaled(&at("attn/residual"), mixed, *scale)?;
                 let stream = Stream { residual, update: Some(update) };
                 let (normed, residual) = self.norm(stream, mlp_norm, &at("post_attention_layernorm"))?;
@@ -38,7 +38,7 @@ impl Lowering<'_> {
             Residual::PostNorm { mixer_norm, mlp_norm } => {
                 let residual = self.sum(stream, &at("input"))?;
                 let input = self.in_activation_dtype(&at("input"), residual)?;
-                let (mixed, present) = self.attention(&at("attn"), attention, input, past, lengths)?;
+                let (mixed, present) = self.attention(index, &at("attn"), attention, input, past, lengths)?;
                 let update = self.update_norm(mixed, mixer_norm, &at("post_attention_layernorm"))?;
                 let residual = self.sum(Stream { residual, update: Some(update) }, &at("mlp/input"))?;
                 let input = self.in_activation_dtype(&at("mlp/input"), residual)?;
@@ -48,7 +48,7 @@ impl Lowering<'_> {
             }
             Residual::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
                 let (normed, residual) = self.norm(stream, mixer_pre, &at("input_layernorm"))?;
-                let (mixed, present) = self.attention(&at("attn"), attention, normed, past, lengths)?;
+                let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
                 let update = self.update_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
                 let stream = Stream { residual, update: Some(update) };
                 let (normed, residual) = self.norm(stream, mlp_pre, &at("pre_feedforward_layernorm"))?;
@@ -56,9 +56,35 @@ impl Lowering<'_> {
                 let update = self.update_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
                 Ok((Stream { residual, update: Some(update) }, present))
             }
+            Residual::ScaledSandwich { mixer_pre, mixer_post, mlp_pre, mlp_post, input, scale } => {
+                let (normed, residual) = self.norm(stream, mixer_pre, &at("input_layernorm"))?;
+                let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
+                let update = self.update_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
+                let stream = Stream { residual, update: Some(update) };
+                let (normed, residual) = self.norm(stream, mlp_pre, &at("pre_feedforward_layernorm"))?;
+                let output = self.mlp(&at("mlp"), &layer.mlp, normed)?;
+                let update = self.update_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
+                let mut stream = Stream { residual, update: Some(update) };
+                if let Some(input) = input {
+                    let residual = self.sum(stream, &at("mlp"))?;
+                    let update = self.layer_input(&at("per_layer"), index, input, residual)?;
+                    stream = Stream { residual, update: Some(update) };
+                }
+                let sum = self.sum(stream, &at("output"))?;
+                let name = format!("model.layers.{index}.layer_scalar");
+                let dtype = self.stream_dtype();
+                let scale = self.parameter_as(&name, scale.clone(), &[1], 0.0, dtype)?;
+                let scaled = self.graph.add(&at("output/Mul"), &Mul(sum, scale))?;
+                Ok((Stream::new(scaled), present))
+            }
+            Residual::AltUp(altup) => {
+                let streams = self.sum(stream, &at("input"))?;
+                let (streams, present) = self.altup(index, altup, layer, streams, past, lengths)?;
+                Ok((Stream::new(streams), present))
+            }
             Residual::Parallel { mixer_norm, mlp_norm } => {
                 let (normed, residual) = self.norm(stream, mixer_norm, &at("input_layernorm"))?;
-                let (mixed, present) = self.attention(&at("attn"), attention, normed, past, lengths)?;
+                let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
                 let input = match mlp_norm {
                     Some(norm) => self.plain_norm(residual, norm, &at("post_attention_layernorm"))?,
                     None => normed,

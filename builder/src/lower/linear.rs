@@ -65,15 +65,26 @@ impl Lowering<'_> {
     }
 
     fn float_matmul(&mut self, path: &str, input: Value, segments: Vec<Segment>, k: usize) -> Result<Value> {
+        let weight = self.float_weight(path, segments, k)?;
+        self.graph.add(&format!("{path}/MatMul"), &MatMul { a: input, b: weight })
+    }
+
+    /// The weight of a linear that several nodes use, `[in, out]` in the dtype of activations.
+    pub(super) fn shared_weight(&mut self, path: &str, module: &Linear) -> Result<Value> {
+        let segments = self.weight_segments(module);
+        self.float_weight(path, segments, module.in_features)
+    }
+
+    fn float_weight(&mut self, path: &str, segments: Vec<Segment>, k: usize) -> Result<Value> {
         let n = segments.iter().map(|segment| segment.rows).sum();
         let (weight, slot) = self.stored(&format!("{}.MatMul.weight", dotted(path)), self.dtype, &[k, n])?;
         self.count(n * k, n * k * self.dtype.bytes() as usize);
         let sink = Sink::Transposed { slot, dtype: self.dtype };
         self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k, sink });
-        self.graph.add(&format!("{path}/MatMul"), &MatMul { a: input, b: weight })
+        Ok(weight)
     }
 
-    /// Reserves codes, scales and zero points, and the job that makes them.
+    /// Reserves codes as `MatMulNBits` takes them, scales and zero points, and the job that makes them.
     pub(super) fn quantized(
         &mut self,
         path: &str,
@@ -81,11 +92,23 @@ impl Lowering<'_> {
         k: usize,
         scheme: IntScheme,
     ) -> Result<QuantizedMatrix> {
-        let n: usize = segments.iter().map(|segment| segment.rows).sum();
         let name = format!("{}.MatMul.weight", dotted(path));
+        self.quantized_as(&name, segments, k, scheme, &[scheme.blocks(k), scheme.code_bytes_per_block()])
+    }
+
+    /// The same with codes of another shape for each row.
+    pub(super) fn quantized_as(
+        &mut self,
+        name: &str,
+        segments: Vec<Segment>,
+        k: usize,
+        scheme: IntScheme,
+        row: &[usize],
+    ) -> Result<QuantizedMatrix> {
+        let n: usize = segments.iter().map(|segment| segment.rows).sum();
         let (blocks, block_bytes) = (scheme.blocks(k), scheme.code_bytes_per_block());
         let codes_name = format!("{name}_Q{}", scheme.bits());
-        let (codes, codes_slot) = self.stored(&codes_name, Dtype::U8, &[n, blocks, block_bytes])?;
+        let (codes, codes_slot) = self.stored(&codes_name, Dtype::U8, &[&[n], row].concat())?;
         let (scales, scales_slot) = self.stored(&format!("{name}_scales"), self.dtype, &[n, blocks])?;
         let zero_point_bytes = scheme.zero_point_bytes_per_row(k);
         let zero_points = if scheme.is_symmetric() {

@@ -5,7 +5,9 @@
 //!                └► Shape ─► Gather 1 ─► Cast ─► total_sequence_length int32 scalar
 //! ```
 
-use genai_architectures::Mixer;
+use std::collections::BTreeMap;
+
+use genai_architectures::{KeyValue, Mixer};
 
 use super::Lowering;
 use crate::{
@@ -38,24 +40,30 @@ impl Lowering<'_> {
         Ok(Lengths { seqlens_k, total_sequence_length })
     }
 
-    /// The inputs `past_key_values.{i}.key` of all layers, then those of the values.
-    pub(super) fn past(&mut self) -> Result<Vec<(Value, Value)>> {
-        let facts: Vec<Fact> = self
+    /// The inputs `past_key_values.{i}.key` of all caches, then those of the values, by the layers that have one; `i`
+    /// counts the caches.
+    pub(super) fn past(&mut self) -> Result<BTreeMap<usize, (Value, Value)>> {
+        let caches: Vec<(usize, Fact)> = self
             .spec
             .layers
             .iter()
-            .map(|layer| {
+            .enumerate()
+            .filter_map(|(index, layer)| {
                 let Mixer::Attention(attention) = &layer.mixer;
+                if matches!(attention.key_value, KeyValue::OfLayer(_)) {
+                    return None;
+                }
                 let (heads, width) = (attention.num_kv_heads as u64, self.cache_head_dim(attention) as u64);
                 let past = Dim::Symbol("past_sequence_length");
-                Fact::new(self.dtype, vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)])
+                let shape = vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)];
+                Some((index, Fact::new(self.dtype, shape)))
             })
             .collect();
         let mut inputs = |part: &str| -> Result<Vec<Value>> {
-            let named = facts.iter().enumerate();
-            named.map(|(i, fact)| self.graph.input(&format!("past_key_values.{i}.{part}"), fact.clone())).collect()
+            let facts = caches.iter().map(|(_, fact)| fact.clone()).enumerate();
+            facts.map(|(i, fact)| self.graph.input(&format!("past_key_values.{i}.{part}"), fact)).collect()
         };
         let (keys, values) = (inputs("key")?, inputs("value")?);
-        Ok(keys.into_iter().zip(values).collect())
+        Ok(caches.iter().map(|(index, _)| *index).zip(keys.into_iter().zip(values)).collect())
     }
 }

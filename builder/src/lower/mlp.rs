@@ -11,16 +11,19 @@ use super::{Lowering, linear::dotted};
 use crate::{
     Result, Role,
     graph::{
-        Value,
-        ops::{Add, Exp, Gelu, Greater, Min, Mul, Relu, Sigmoid, Softplus, Sub, Where},
+        Constant, Dtype, Value,
+        ops::{Add, Exp, Gelu, Greater, Min, Mul, ReduceMean, Relu, Sigmoid, Softplus, Sqrt, Sub, Where},
     },
 };
 
 impl Lowering<'_> {
     pub(super) fn mlp(&mut self, path: &str, mlp: &Mlp, input: Value) -> Result<Value> {
         let (inner, down) = match mlp {
-            Mlp::Gated { gate, up, down, activation } => {
-                let gate = self.linear(&format!("{path}/gate_proj"), Role::GateProj, input, &[gate])?;
+            Mlp::Gated { gate, up, down, activation, cutoff } => {
+                let mut gate = self.linear(&format!("{path}/gate_proj"), Role::GateProj, input, &[gate])?;
+                if let Some(cutoff) = cutoff {
+                    gate = self.above_cutoff(&format!("{path}/cutoff"), gate, *cutoff)?;
+                }
                 let up = self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[up])?;
                 let activated = self.activation(&format!("{path}/act_fn"), activation, gate)?;
                 (self.graph.add(&format!("{path}/Mul"), &Mul(activated, up))?, down)
@@ -33,7 +36,24 @@ impl Lowering<'_> {
         self.linear(&format!("{path}/down_proj"), Role::DownProj, inner, &[down])
     }
 
-    fn activation(&mut self, path: &str, activation: &Activation, input: Value) -> Result<Value> {
+    /// `max(x - (mean(x) + cutoff * std(x)), 0)` of each row, in f32.
+    fn above_cutoff(&mut self, path: &str, input: Value, cutoff: f32) -> Result<Value> {
+        let at = |part: &str| format!("{path}/{part}");
+        let wide = self.cast(&at("input"), input, Dtype::F32)?;
+        let axes = self.graph.constant(Constant::Int64s(vec![-1]))?;
+        let cutoff = self.graph.constant(Constant::Float(cutoff))?;
+        let mean = self.graph.add(&at("mean/ReduceMean"), &ReduceMean { input: wide, axes })?;
+        let centred = self.graph.add(&at("Sub"), &Sub(wide, mean))?;
+        let square = self.graph.add(&at("Mul"), &Mul(centred, centred))?;
+        let variance = self.graph.add(&at("variance/ReduceMean"), &ReduceMean { input: square, axes })?;
+        let deviation = self.graph.add(&at("Sqrt"), &Sqrt(variance))?;
+        let least = self.graph.add(&at("deviation/Mul"), &Mul(deviation, cutoff))?;
+        let above = self.graph.add(&at("deviation/Sub"), &Sub(centred, least))?;
+        let above = self.graph.add(&at("Relu"), &Relu(above))?;
+        self.in_activation_dtype(path, above)
+    }
+
+    pub(super) fn activation(&mut self, path: &str, activation: &Activation, input: Value) -> Result<Value> {
         match activation {
             Activation::Silu => {
                 let sigmoid = self.graph.add(&format!("{path}/Sigmoid"), &Sigmoid(input))?;

@@ -13,16 +13,18 @@ mod attention;
 mod embedding;
 mod heads;
 mod layer;
+mod layer_inputs;
 mod linear;
 mod mask;
 mod mlp;
 mod norm;
 mod rotary;
+mod streams;
 mod tensors;
 
 use std::collections::BTreeMap;
 
-use genai_architectures::DecoderSpec;
+use genai_architectures::{DecoderSpec, KeyValue, Mixer};
 use genai_quantize::ScaleDtype;
 
 use crate::{
@@ -58,6 +60,8 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         position_ids: None,
         alibi: None,
         query_scales: BTreeMap::new(),
+        keys: BTreeMap::new(),
+        layer_inputs: Vec::new(),
         casts: BTreeMap::new(),
     };
     lowering.decoder()?;
@@ -92,6 +96,10 @@ struct Lowering<'a> {
     alibi: Option<Value>,
     /// Factors on the queries, by the layers' setting.
     query_scales: BTreeMap<(u32, usize), Value>,
+    /// New keys and values of the layers so far, where they stand on their own before attention.
+    keys: BTreeMap<usize, (Value, Value)>,
+    /// The input of each layer's own.
+    layer_inputs: Vec<Value>,
     /// Constants in the dtype of activations, by the name of the node that makes them.
     casts: BTreeMap<String, Value>,
 }
@@ -111,14 +119,22 @@ impl Lowering<'_> {
         let lengths = self.lengths(attention_mask)?;
         self.alibi_bias(input_ids, &lengths)?;
         let (embedded, table) = self.embed(input_ids)?;
-        let mut stream = norm::Stream::new(embedded);
+        self.layer_inputs(input_ids, embedded)?;
+        let mut stream = norm::Stream::new(self.expand(embedded)?);
         let mut presents = Vec::new();
-        for (index, (layer, past)) in spec.layers.iter().zip(caches).enumerate() {
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let Mixer::Attention(attention) = &layer.mixer;
+            let cached = if let KeyValue::OfLayer(source) = attention.key_value { source } else { index };
+            let past = caches.get(&cached).copied();
+            let past = past.ok_or_else(|| Error::graph("past_key_values", format!("layer {cached} has no cache")))?;
             let present;
             (stream, present) = self.layer(index, layer, stream, past, &lengths)?;
-            presents.push(present);
+            if cached == index {
+                presents.push(present);
+            }
         }
         let path = format!("/model/layers.{}/final_norm_layernorm", spec.layers.len());
+        let stream = self.merge(stream)?;
         let normed = self.last_norm(stream, &spec.final_norm, &path)?;
         let logits = self.head(normed, &table)?;
 
@@ -182,8 +198,13 @@ impl Lowering<'_> {
 
     /// A scalar in the dtype of activations.
     fn scalar(&mut self, value: f32) -> Result<Value> {
+        self.scalar_as(value, self.dtype)
+    }
+
+    /// A scalar in f32 or the dtype of activations.
+    fn scalar_as(&mut self, value: f32, dtype: Dtype) -> Result<Value> {
         let constant = self.graph.constant(Constant::Float(value))?;
-        self.in_activation_dtype(&format!("/model/constant_nodes/FLOAT/{value}"), constant)
+        self.cast(&format!("/model/constant_nodes/FLOAT/{value}"), constant, dtype)
     }
 
     /// An f32 value in the dtype of activations.

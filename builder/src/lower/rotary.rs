@@ -39,7 +39,11 @@ impl Lowering<'_> {
         let path = format!("/model/rotary_emb{suffix}");
         let total = lengths.total_sequence_length;
         let tables = match rope.scaling {
-            RopeScaling::None | RopeScaling::Linear { .. } | RopeScaling::Yarn { .. } | RopeScaling::Llama3 { .. } => {
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Proportional { .. }
+            | RopeScaling::Yarn { .. }
+            | RopeScaling::Llama3 { .. } => {
                 let table = RotaryTable { length: context_length, rows: context_length };
                 self.stored_tables(&suffix, rope, &[table])?
             }

@@ -1,74 +1,104 @@
 //! Grouped-query attention over whole sequences.
 
 use genai_architectures::{
-    AlibiRounding, Attention, DecoderSpec, HeadNorm, Linear, NormOrder, Position, QueryScaling, alibi_slopes,
+    AlibiRounding, Attention, DecoderSpec, HeadNorm, KeyValue, Mixer, NormOrder, Position, QueryScaling, alibi_slopes,
 };
 use half::bf16;
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range, rc::Rc};
 
 use super::norm::norm_heads;
 use super::product::linear;
 use super::{Batch, Weights, expect_positive, expect_width, rotation, soft_cap};
 use crate::{Error, Matrix, Result};
 
-/// `[tokens, hidden_size]`
+/// Keys and values of the layers so far, for layers that read them again.
+pub(super) type Keys = BTreeMap<usize, Rc<KeysAndValues>>;
+
+/// Each `[tokens, num_kv_heads * head_dim]`, keys turned.
+pub(super) struct KeysAndValues {
+    k: Matrix,
+    v: Matrix,
+}
+
+/// What layer `index` makes of `hidden`: `[tokens, hidden_size]`.
 pub(super) fn attention(
     spec: &DecoderSpec,
     weights: &dyn Weights,
     batch: &Batch,
+    (index, keys): (usize, &mut Keys),
     attention: &Attention,
     hidden: &Matrix,
 ) -> Result<Matrix> {
     check(spec, attention)?;
-    let q_parts = Parts { linear: &attention.q, norm: &attention.q_norm, heads: attention.num_heads };
-    let k_parts = Parts { linear: &attention.k, norm: &attention.k_norm, heads: attention.num_kv_heads };
-    let mut heads = Heads {
-        q: turned_heads(spec, weights, batch, attention, &q_parts, hidden)?,
-        k: turned_heads(spec, weights, batch, attention, &k_parts, hidden)?,
-        v: clipped(attention, linear(weights, &attention.v, hidden)?),
-    };
+    let queries = clipped(attention, linear(weights, &attention.q, hidden)?);
+    let mut q = turned_heads(spec, weights, batch, attention, (&attention.q_norm, attention.num_heads), queries)?;
     if let Some(scaling) = &attention.query_scaling {
-        scale_queries(scaling, batch, &mut heads.q);
+        scale_queries(scaling, batch, &mut q);
     }
+    let kv = match &attention.key_value {
+        KeyValue::Own { k, v } => {
+            let v = clipped(attention, linear(weights, v, hidden)?);
+            let k = clipped(attention, linear(weights, k, hidden)?);
+            Rc::new(keys_and_values(spec, weights, batch, attention, k, v)?)
+        }
+        KeyValue::Same(both) => {
+            let both = clipped(attention, linear(weights, both, hidden)?);
+            Rc::new(keys_and_values(spec, weights, batch, attention, both.clone(), both)?)
+        }
+        KeyValue::OfLayer(layer) => Rc::clone(keys.get(layer).ok_or_else(|| {
+            Error::argument("the layer whose keys another reads", layer, "one before it that has its own")
+        })?),
+    };
+    if is_source(spec, index) {
+        keys.insert(index, Rc::clone(&kv));
+    }
+    expect_width("k.out_features", kv.k.cols(), attention.num_kv_heads * attention.head_dim)?;
     let slopes = match attention.position {
         Position::Alibi(_) => alibi_slopes(attention.num_heads),
         Position::Rope(_) | Position::None => vec![0.0; attention.num_heads],
     };
-    let mut mixed = Matrix::zeros(heads.q.rows(), heads.q.cols());
+    let mut mixed = Matrix::zeros(q.rows(), q.cols());
     for span in &batch.spans {
         for (head, slope) in slopes.iter().enumerate() {
-            attend(attention, head, *slope, span, &heads, &mut mixed);
+            attend(attention, head, *slope, span, (&q, &kv), &mut mixed);
         }
     }
     linear(weights, &attention.o, &mixed)
 }
 
-/// `q` of `[tokens, num_heads * head_dim]`, `k` and `v` of `[tokens, num_kv_heads * head_dim]`.
-struct Heads {
-    q: Matrix,
+fn is_source(spec: &DecoderSpec, index: usize) -> bool {
+    spec.layers.iter().any(|layer| {
+        let Mixer::Attention(attention) = &layer.mixer;
+        attention.key_value == KeyValue::OfLayer(index)
+    })
+}
+
+fn keys_and_values(
+    spec: &DecoderSpec,
+    weights: &dyn Weights,
+    batch: &Batch,
+    attention: &Attention,
     k: Matrix,
-    v: Matrix,
+    mut v: Matrix,
+) -> Result<KeysAndValues> {
+    if let Some(norm) = &attention.v_norm {
+        norm_heads(weights, norm, attention.num_kv_heads, attention.head_dim, &mut v)?;
+    }
+    let k = turned_heads(spec, weights, batch, attention, (&attention.k_norm, attention.num_kv_heads), k)?;
+    Ok(KeysAndValues { k, v })
 }
 
-/// What makes queries, or keys.
-struct Parts<'a> {
-    linear: &'a Linear,
-    norm: &'a Option<HeadNorm>,
-    heads: usize,
-}
-
-/// Queries or keys, clipped, normed and rotated.
+/// Queries or keys, normed and rotated; a norm comes with the number of heads.
 fn turned_heads(
     spec: &DecoderSpec,
     weights: &dyn Weights,
     batch: &Batch,
     attention: &Attention,
-    parts: &Parts,
-    hidden: &Matrix,
+    (norm, heads): (&Option<HeadNorm>, usize),
+    mut values: Matrix,
 ) -> Result<Matrix> {
-    let mut values = clipped(attention, linear(weights, parts.linear, hidden)?);
-    let norm = |values: &mut Matrix| match parts.norm {
-        Some(norm) => norm_heads(weights, norm, parts.heads, attention.head_dim, values),
+    let norm = |values: &mut Matrix| match norm {
+        Some(norm) => norm_heads(weights, norm, heads, attention.head_dim, values),
         None => Ok(()),
     };
     let turn = |values: &mut Matrix| match attention.position {
@@ -121,8 +151,15 @@ pub(super) fn visible(position: usize, window: Option<usize>) -> Range<usize> {
 /// Writes the head's columns of `mixed` for each row of a sequence.
 ///
 /// A score is scaled, then capped, then biased.
-fn attend(attention: &Attention, head: usize, slope: f32, span: &Range<usize>, heads: &Heads, mixed: &mut Matrix) {
-    let Heads { q, k, v } = heads;
+fn attend(
+    attention: &Attention,
+    head: usize,
+    slope: f32,
+    span: &Range<usize>,
+    (q, kv): (&Matrix, &KeysAndValues),
+    mixed: &mut Matrix,
+) {
+    let KeysAndValues { k, v } = kv;
     let dim = attention.head_dim;
     let kv_head = head / (attention.num_heads / attention.num_kv_heads);
     let (columns, kv_columns) = (head * dim..(head + 1) * dim, kv_head * dim..(kv_head + 1) * dim);
@@ -196,8 +233,9 @@ fn check(spec: &DecoderSpec, attention: &Attention) -> Result<()> {
         return Err(Error::argument("num_heads", num_heads, format!("a multiple of num_kv_heads, {num_kv_heads}")));
     }
     expect_width("q.out_features", attention.q.out_features, num_heads * head_dim)?;
-    expect_width("k.out_features", attention.k.out_features, num_kv_heads * head_dim)?;
-    expect_width("v.out_features", attention.v.out_features, num_kv_heads * head_dim)?;
+    for (linear, name) in attention.key_value.linears().into_iter().zip(["k.out_features", "v.out_features"]) {
+        expect_width(name, linear.out_features, num_kv_heads * head_dim)?;
+    }
     expect_width("o.out_features", attention.o.out_features, spec.hidden_size)?;
     match attention.position {
         Position::Rope(id) => match spec.ropes.get(id.0) {

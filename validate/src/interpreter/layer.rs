@@ -1,49 +1,88 @@
 //! How the parts of a layer join the residual stream.
 
-use genai_architectures::{DecoderSpec, Layer, Mixer, Residual};
+use genai_architectures::{DecoderSpec, Layer, Mixer, Norm, Residual};
 
-use super::attention::attention;
+use super::attention::{Keys, attention};
+use super::layer_inputs::own_input;
 use super::mlp::mlp;
 use super::norm::norm;
-use super::{Batch, Weights};
+use super::{Batch, Weights, streams};
 use crate::{Matrix, Result};
 
-/// Adds a layer's outputs to `hidden`, `[tokens, hidden_size]`.
-pub(super) fn add_layer(
-    spec: &DecoderSpec,
-    weights: &dyn Weights,
-    batch: &Batch,
-    layer: &Layer,
-    hidden: &mut Matrix,
-) -> Result<()> {
-    let mix = |x: &Matrix| mixer(spec, weights, batch, &layer.mixer, x);
-    let feed = |x: &Matrix| mlp(weights, &layer.mlp, x);
-    match &layer.residual {
+/// One layer's pass over a batch.
+pub(super) struct Pass<'a> {
+    pub(super) spec: &'a DecoderSpec,
+    pub(super) weights: &'a dyn Weights,
+    pub(super) batch: &'a Batch,
+    /// Of the layer.
+    pub(super) index: usize,
+    /// The layer's own input, `[tokens, width]`.
+    pub(super) input: Option<&'a Matrix>,
+}
+
+impl Pass<'_> {
+    fn layer(&self) -> &Layer {
+        &self.spec.layers[self.index]
+    }
+
+    /// `[tokens, hidden_size]`
+    pub(super) fn mix(&self, keys: &mut Keys, hidden: &Matrix) -> Result<Matrix> {
+        let Mixer::Attention(of_layer) = &self.layer().mixer;
+        attention(self.spec, self.weights, self.batch, (self.index, keys), of_layer, hidden)
+    }
+
+    /// `[tokens, hidden_size]`
+    pub(super) fn feed(&self, hidden: &Matrix) -> Result<Matrix> {
+        mlp(self.weights, &self.layer().mlp, hidden)
+    }
+
+    pub(super) fn norm(&self, of: &Norm, hidden: &Matrix) -> Result<Matrix> {
+        norm(self.weights, of, hidden)
+    }
+}
+
+/// Adds a layer's outputs to `hidden`, `[tokens, hidden_size]` for each stream.
+pub(super) fn add_layer(pass: &Pass, keys: &mut Keys, hidden: &mut Matrix) -> Result<()> {
+    match &pass.layer().residual {
         Residual::PreNorm { mixer_norm, mlp_norm, scale } => {
             let scale = scale.unwrap_or(1.0);
-            let mixed = mix(&norm(weights, mixer_norm, hidden)?)?;
+            let mixed = pass.mix(keys, &pass.norm(mixer_norm, hidden)?)?;
             add(hidden, scale, &mixed);
-            let fed = feed(&norm(weights, mlp_norm, hidden)?)?;
+            let fed = pass.feed(&pass.norm(mlp_norm, hidden)?)?;
             add(hidden, scale, &fed);
         }
         Residual::PostNorm { mixer_norm, mlp_norm } => {
-            let mixed = mix(hidden)?;
-            add(hidden, 1.0, &norm(weights, mixer_norm, &mixed)?);
-            let fed = feed(hidden)?;
-            add(hidden, 1.0, &norm(weights, mlp_norm, &fed)?);
+            let mixed = pass.mix(keys, hidden)?;
+            add(hidden, 1.0, &pass.norm(mixer_norm, &mixed)?);
+            let fed = pass.feed(hidden)?;
+            add(hidden, 1.0, &pass.norm(mlp_norm, &fed)?);
         }
         Residual::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
-            let mixed = mix(&norm(weights, mixer_pre, hidden)?)?;
-            add(hidden, 1.0, &norm(weights, mixer_post, &mixed)?);
-            let fed = feed(&norm(weights, mlp_pre, hidden)?)?;
-            add(hidden, 1.0, &norm(weights, mlp_post, &fed)?);
+            let mixed = pass.mix(keys, &pass.norm(mixer_pre, hidden)?)?;
+            add(hidden, 1.0, &pass.norm(mixer_post, &mixed)?);
+            let fed = pass.feed(&pass.norm(mlp_pre, hidden)?)?;
+            add(hidden, 1.0, &pass.norm(mlp_post, &fed)?);
         }
+        Residual::ScaledSandwich { mixer_pre, mixer_post, mlp_pre, mlp_post, input, scale } => {
+            let mixed = pass.mix(keys, &pass.norm(mixer_pre, hidden)?)?;
+            add(hidden, 1.0, &pass.norm(mixer_post, &mixed)?);
+            let fed = pass.feed(&pass.norm(mlp_pre, hidden)?)?;
+            add(hidden, 1.0, &pass.norm(mlp_post, &fed)?);
+            if let Some(input) = input {
+                let update = own_input(pass, input, hidden)?;
+                add(hidden, 1.0, &update);
+            }
+            let mut factor = [0.0];
+            pass.weights.read(scale, &[1], 0, &mut factor)?;
+            hidden.data_mut().iter_mut().for_each(|x| *x *= factor[0]);
+        }
+        Residual::AltUp(altup) => *hidden = streams::altup(pass, keys, altup, hidden)?,
         Residual::Parallel { mixer_norm, mlp_norm } => {
-            let normed = norm(weights, mixer_norm, hidden)?;
-            let mixed = mix(&normed)?;
+            let normed = pass.norm(mixer_norm, hidden)?;
+            let mixed = pass.mix(keys, &normed)?;
             let fed = match mlp_norm {
-                Some(mlp_norm) => feed(&norm(weights, mlp_norm, hidden)?)?,
-                None => feed(&normed)?,
+                Some(mlp_norm) => pass.feed(&pass.norm(mlp_norm, hidden)?)?,
+                None => pass.feed(&normed)?,
             };
             add(hidden, 1.0, &mixed);
             add(hidden, 1.0, &fed);
@@ -52,15 +91,8 @@ pub(super) fn add_layer(
     Ok(())
 }
 
-/// `[tokens, hidden_size]`
-fn mixer(spec: &DecoderSpec, weights: &dyn Weights, batch: &Batch, mixer: &Mixer, hidden: &Matrix) -> Result<Matrix> {
-    match mixer {
-        Mixer::Attention(of_layer) => attention(spec, weights, batch, of_layer, hidden),
-    }
-}
-
 /// `to += scale * from`
-fn add(to: &mut Matrix, scale: f32, from: &Matrix) {
+pub(super) fn add(to: &mut Matrix, scale: f32, from: &Matrix) {
     for (to, from) in to.data_mut().iter_mut().zip(from.data()) {
         *to += scale * from;
     }
@@ -68,7 +100,7 @@ fn add(to: &mut Matrix, scale: f32, from: &Matrix) {
 
 #[cfg(test)]
 mod tests {
-    use genai_architectures::{Activation, Attention, Linear, Mlp, Norm, Position};
+    use genai_architectures::{Activation, Attention, KeyValue, Linear, Mlp, Norm, Position};
 
     use super::*;
     use crate::interpreter::synthetic::{self, EPS, HEAD_DIM, HIDDEN, INNER, Synthetic};
@@ -108,8 +140,10 @@ mod tests {
             num_heads: 1,
             num_kv_heads: 1,
             q: Linear::whole("q", HEAD_DIM, HIDDEN, false),
-            k: Linear::whole("k", HEAD_DIM, HIDDEN, false),
-            v: Linear::whole("v", HEAD_DIM, HIDDEN, false),
+            key_value: KeyValue::Own {
+                k: Linear::whole("k", HEAD_DIM, HIDDEN, false),
+                v: Linear::whole("v", HEAD_DIM, HIDDEN, false),
+            },
             o: Linear::whole("o", HIDDEN, HEAD_DIM, false),
             position: Position::None,
             ..attention
@@ -156,7 +190,9 @@ mod tests {
         let mut outputs: Vec<Vector> = vec![];
         for (residual, formula) in cases {
             let mut hidden = Matrix::new(1, HIDDEN, x.iter().map(|x| *x as f32).collect()).unwrap();
-            add_layer(&spec, &Synthetic, &batch, &layer(residual.clone()), &mut hidden).unwrap();
+            let spec = DecoderSpec { layers: vec![layer(residual.clone())], ..spec.clone() };
+            let pass = Pass { spec: &spec, weights: &Synthetic, batch: &batch, index: 0, input: None };
+            add_layer(&pass, &mut Keys::new(), &mut hidden).unwrap();
             let expected = formula(&x);
             for (is, expected) in hidden.row(0).iter().zip(&expected) {
                 assert!((f64::from(*is) - expected).abs() < 1e-5, "{residual:?}: {is} and {expected}");

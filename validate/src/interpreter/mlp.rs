@@ -9,10 +9,13 @@ use crate::{Matrix, Result};
 /// `[tokens, hidden_size]`
 pub(super) fn mlp(weights: &dyn Weights, mlp: &Mlp, hidden: &Matrix) -> Result<Matrix> {
     match mlp {
-        Mlp::Gated { gate, up, down, activation } => {
+        Mlp::Gated { gate, up, down, activation, cutoff } => {
             expect_width("down.out_features", down.out_features, hidden.cols())?;
             let curve = curve(weights, activation)?;
             let mut inner = linear(weights, gate, hidden)?;
+            if let Some(cutoff) = cutoff {
+                cut_off(f64::from(*cutoff), &mut inner);
+            }
             let up = linear(weights, up, hidden)?;
             expect_width("up.out_features", up.cols(), inner.cols())?;
             for (gate, up) in inner.data_mut().iter_mut().zip(up.data()) {
@@ -32,10 +35,22 @@ pub(super) fn mlp(weights: &dyn Weights, mlp: &Mlp, hidden: &Matrix) -> Result<M
     }
 }
 
-type Curve = Box<dyn Fn(f64) -> f64>;
+/// Of each row only what stands `cutoff` standard deviations above its mean.
+fn cut_off(cutoff: f64, rows: &mut Matrix) {
+    let count = rows.cols() as f64;
+    for row in 0..rows.rows() {
+        let row = rows.row_mut(row);
+        let mean = row.iter().map(|x| f64::from(*x)).sum::<f64>() / count;
+        let variance = row.iter().map(|x| (f64::from(*x) - mean).powi(2)).sum::<f64>() / count;
+        let least = mean + variance.sqrt() * cutoff;
+        row.iter_mut().for_each(|x| *x = relu(f64::from(*x) - least) as f32);
+    }
+}
+
+pub(super) type Curve = Box<dyn Fn(f64) -> f64>;
 
 /// The function that an activation is, with its learned parameters read.
-fn curve(weights: &dyn Weights, activation: &Activation) -> Result<Curve> {
+pub(super) fn curve(weights: &dyn Weights, activation: &Activation) -> Result<Curve> {
     Ok(match activation {
         Activation::Silu => Box::new(|x| x / (1.0 + libm::exp(-x))),
         Activation::Gelu => Box::new(|x| 0.5 * x * (1.0 + libm::erf(x * std::f64::consts::FRAC_1_SQRT_2))),
@@ -143,7 +158,8 @@ mod tests {
         let down = Linear::whole("down", 2, 2, false);
         let activation = Activation::Relu;
         // gate (3, 2), up (4.5, 0.5).
-        let gated = Mlp::Gated { gate, up: up.clone(), down: down.clone(), activation: activation.clone() };
+        let gated =
+            Mlp::Gated { gate, up: up.clone(), down: down.clone(), activation: activation.clone(), cutoff: None };
         assert_eq!(mlp(&weights, &gated, &hidden).unwrap().data(), [13.5 + 10.0, 1.0]);
         let plain = Mlp::Plain { up: up.clone(), down: down.clone(), activation };
         assert_eq!(mlp(&weights, &plain, &hidden).unwrap().data(), [4.5 + 5.0, 0.5]);

@@ -18,11 +18,13 @@
 mod attention;
 mod embedding;
 mod layer;
+mod layer_inputs;
 mod lm_head;
 mod mlp;
 mod norm;
 mod product;
 mod rotation;
+mod streams;
 mod weights;
 
 use genai_architectures::DecoderSpec;
@@ -30,8 +32,10 @@ use std::ops::Range;
 
 use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
+use attention::Keys;
 use embedding::embed;
-use layer::add_layer;
+use layer::{Pass, add_layer};
+use layer_inputs::layer_inputs;
 use lm_head::lm_head;
 use norm::norm;
 pub use weights::{Rounded, Rounding, Weights};
@@ -105,11 +109,15 @@ fn hidden_states(spec: &DecoderSpec, weights: &dyn Weights, batch: &Batch) -> Re
     if spec.hidden_size == 0 {
         return Err(Error::argument("hidden_size", 0, "at least 1"));
     }
-    let mut hidden = embed(spec, weights, batch)?;
-    for layer in &spec.layers {
-        add_layer(spec, weights, batch, layer, &mut hidden)?;
+    let embedded = embed(spec, weights, batch)?;
+    let inputs = layer_inputs(spec, weights, batch, &embedded)?;
+    let mut hidden = streams::expand(spec, weights, embedded)?;
+    let mut keys = Keys::new();
+    for index in 0..spec.layers.len() {
+        let pass = Pass { spec, weights, batch, index, input: inputs.get(index) };
+        add_layer(&pass, &mut keys, &mut hidden)?;
     }
-    norm(weights, &spec.final_norm, &hidden)
+    norm(weights, &spec.final_norm, &streams::merge(spec, weights, hidden)?)
 }
 
 fn rows(matrix: &Matrix, rows: Range<usize>) -> Result<Matrix> {

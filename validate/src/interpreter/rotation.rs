@@ -61,6 +61,7 @@ pub(super) fn check(rope: &Rope, head_dim: usize) -> Result<()> {
         }
         RopeScaling::None
         | RopeScaling::Linear { .. }
+        | RopeScaling::Proportional { .. }
         | RopeScaling::Dynamic { .. }
         | RopeScaling::Yarn { .. }
         | RopeScaling::Llama3 { .. } => Ok(()),

@@ -1,8 +1,8 @@
 //! Weights and a spec to test with.
 
 use genai_architectures::{
-    Activation, Attention, DecoderSpec, Embedding, HeadNorm, Layer, Linear, LmHead, Mixer, Mlp, Norm, NormKind,
-    NormOrder, NormSpan, NormWeight, Position, Residual, Rope, RopeId, RopeLayout, RopeScaling,
+    Activation, Attention, DecoderSpec, Embedding, HeadNorm, KeyValue, Layer, Linear, LmHead, Mixer, Mlp, Norm,
+    NormKind, NormOrder, NormSpan, NormWeight, Position, Residual, Rope, RopeId, RopeLayout, RopeScaling,
 };
 use std::collections::HashMap;
 
@@ -75,12 +75,15 @@ pub(super) fn spec(window: Option<usize>) -> DecoderSpec {
         num_kv_heads: KV_HEADS,
         head_dim: HEAD_DIM,
         q: Linear::whole("q", HEADS * HEAD_DIM, HIDDEN, true),
-        k: Linear::whole("k", KV_HEADS * HEAD_DIM, HIDDEN, true),
-        v: Linear::whole("v", KV_HEADS * HEAD_DIM, HIDDEN, true),
+        key_value: KeyValue::Own {
+            k: Linear::whole("k", KV_HEADS * HEAD_DIM, HIDDEN, true),
+            v: Linear::whole("v", KV_HEADS * HEAD_DIM, HIDDEN, true),
+        },
         o: Linear::whole("o", HIDDEN, HEADS * HEAD_DIM, false),
         clip_qkv: None,
         q_norm: Some(HeadNorm { norm: norm_spec("q_norm"), span: NormSpan::Head }),
         k_norm: Some(HeadNorm { norm: norm_spec("k_norm"), span: NormSpan::Head }),
+        v_norm: None,
         norm_order: NormOrder::BeforeRotation,
         position: Position::Rope(RopeId(0)),
         query_scaling: None,
@@ -93,6 +96,7 @@ pub(super) fn spec(window: Option<usize>) -> DecoderSpec {
         up: Linear::whole("up", INNER, HIDDEN, false),
         down: Linear::whole("down", HIDDEN, INNER, true),
         activation: Activation::Silu,
+        cutoff: None,
     };
     let residual =
         Residual::PreNorm { mixer_norm: norm_spec("mixer_norm"), mlp_norm: norm_spec("mlp_norm"), scale: None };
@@ -114,5 +118,7 @@ pub(super) fn spec(window: Option<usize>) -> DecoderSpec {
         unused_tensors: vec![],
         copies: vec![],
         constants: vec![],
+        layer_inputs: None,
+        streams: None,
     }
 }

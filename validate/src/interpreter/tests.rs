@@ -1,6 +1,6 @@
-use genai_architectures::{Attention, LmHead, Mixer, Position, RopeId, RopeScaling};
+use genai_architectures::{Attention, KeyValue, Linear, LmHead, Mixer, Position, RopeId, RopeScaling};
 
-use super::synthetic::{Synthetic, VOCAB, spec};
+use super::synthetic::{HIDDEN, Synthetic, VOCAB, spec};
 use super::*;
 use crate::ErrorKind;
 
@@ -196,7 +196,10 @@ fn what_does_not_fit_is_an_error() {
         message(&spec, &[0])
     };
     assert!(broken(|a| a.num_kv_heads = 3).contains("a multiple of num_kv_heads, 3"));
-    assert!(broken(|a| a.k.out_features = 7).contains("k.out_features is 7, expected 8"));
+    assert!(
+        broken(|a| a.key_value = KeyValue::Same(Linear::whole("k", 7, HIDDEN, true)))
+            .contains("k.out_features is 7, expected 8")
+    );
     assert!(broken(|a| a.q.in_features = 5).contains("is 5, expected 6"));
     assert!(broken(|a| a.position = Position::Rope(RopeId(1))).contains("a rope id is 1, expected less than 1"));
     assert!(broken(|a| a.window = Some(0)).contains("window is 0"));

@@ -1,16 +1,17 @@
 //! The operators that lowering emits: required inputs are fields, optional ones are `Option` fields.
 
 mod contrib;
+mod layout;
 mod standard;
 
 pub use contrib::{
     FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding, Rotation,
     SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
+pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Unsqueeze};
 pub use standard::{
-    Add, Cast, Clip, Cos, Div, Exp, Floor, Gather, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mul, Pad,
-    Place, Pow, Range, ReduceSum, Relu, Reshape, Shape, Sigmoid, SimplifiedLayerNormalization, Sin, Slice, Softplus,
-    Split, Sub, Tanh, Unsqueeze, Where,
+    Add, Cast, Clip, Cos, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mul, Pow,
+    ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization, Sin, Softplus, Sqrt, Sub, Tanh, Where,
 };
 
 use super::{Dim, Dtype, Fact, Graph, Value};

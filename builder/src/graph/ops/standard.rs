@@ -1,7 +1,7 @@
 //! Operators of the standard domain.
 
 use super::{Facts, broadcast, expect_dtype, expect_last, expect_shape, one, same_dtype};
-use crate::graph::{Attribute, Dim, Dtype, Fact, Graph, Op, Value};
+use crate::graph::{Attribute, Dim, Dtype, Graph, Op, Value};
 
 macro_rules! binary {
     ($($(#[$doc:meta])* $name:ident),+) => {$(
@@ -44,9 +44,9 @@ macro_rules! unary {
 }
 
 binary! { Add, Sub, Mul, Div, Max, Min, Pow }
-unary! { Sigmoid, Relu, Cos, Sin, Tanh, Exp, Log, Floor, Softplus }
+unary! { Sigmoid, Relu, Cos, Sin, Tanh, Exp, Log, Floor, Softplus, Sqrt }
 
-/// `[.., k] × [k, n]`
+/// `[.., k] × [k, n]`, or a product for each leading index: `[.., m, k] × [.., k, n]`.
 #[derive(Debug, Clone, Copy)]
 pub struct MatMul {
     pub a: Value,
@@ -62,9 +62,14 @@ impl Op for MatMul {
 
     fn outputs(&self, graph: &Graph) -> Facts {
         same_dtype(graph, self.a, self.b)?;
-        let [Dim::Known(k), Dim::Known(n)] = graph.fact(self.b).shape[..] else {
-            return Err(format!("weight is {}, expected two known dimensions", graph.fact(self.b)));
+        let (a, b) = (graph.fact(self.a), graph.fact(self.b));
+        let [lead @ .., Dim::Known(k), Dim::Known(n)] = &b.shape[..] else {
+            return Err(format!("weight is {b}, expected two known dimensions"));
         };
+        let (k, n) = (*k, *n);
+        if !lead.is_empty() && (a.shape.len() != b.shape.len() || !a.shape.starts_with(lead)) {
+            return Err(format!("{a} and {b} have other leading dimensions"));
+        }
         expect_last(graph, self.a, k)?;
         one(graph.fact(self.a).with_last(n))
     }
@@ -90,82 +95,6 @@ impl Op for Gelu {
 
     fn outputs(&self, graph: &Graph) -> Facts {
         one(graph.fact(self.input).clone())
-    }
-}
-
-/// Rows of `data` along its first dimension.
-#[derive(Debug, Clone, Copy)]
-pub struct Gather {
-    pub data: Value,
-    pub indices: Value,
-}
-
-impl Op for Gather {
-    const TYPE: &'static str = "Gather";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.data), Some(self.indices)]
-    }
-
-    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("axis", Attribute::Int(0))]
-    }
-
-    fn outputs(&self, graph: &Graph) -> Facts {
-        let data = graph.fact(self.data);
-        let rest = data.shape.get(1..).ok_or("data is a scalar")?;
-        let shape = [graph.fact(self.indices).shape.as_slice(), rest].concat();
-        one(Fact::new(data.dtype, shape))
-    }
-}
-
-/// A stretch of one dimension, to a shape that the caller knows.
-#[derive(Debug, Clone)]
-pub struct Slice {
-    pub data: Value,
-    /// `[1]`
-    pub starts: Value,
-    /// `[1]`
-    pub ends: Value,
-    /// `[1]`
-    pub axes: Value,
-    pub shape: Vec<Dim>,
-}
-
-impl Op for Slice {
-    const TYPE: &'static str = "Slice";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.data), Some(self.starts), Some(self.ends), Some(self.axes)]
-    }
-
-    fn outputs(&self, graph: &Graph) -> Facts {
-        let data = graph.fact(self.data);
-        if data.shape.len() != self.shape.len() {
-            return Err(format!("{data} does not slice to {:?}", self.shape));
-        }
-        one(Fact::new(data.dtype, self.shape.clone()))
-    }
-}
-
-/// Zeros behind the last dimension, which becomes `width` long.
-#[derive(Debug, Clone, Copy)]
-pub struct Pad {
-    pub input: Value,
-    /// int64 `[2 * rank]`: zeros before and behind each dimension.
-    pub pads: Value,
-    pub width: u64,
-}
-
-impl Op for Pad {
-    const TYPE: &'static str = "Pad";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.input), Some(self.pads)]
-    }
-
-    fn outputs(&self, graph: &Graph) -> Facts {
-        one(graph.fact(self.input).with_last(self.width))
     }
 }
 
@@ -208,7 +137,7 @@ impl Op for Greater {
     }
 }
 
-/// `yes` where the condition holds, else `no`; all of one shape.
+/// `yes` where the condition holds, else `no`, which broadcast to the shape of the condition.
 #[derive(Debug, Clone, Copy)]
 pub struct Where {
     pub condition: Value,
@@ -225,10 +154,11 @@ impl Op for Where {
 
     fn outputs(&self, graph: &Graph) -> Facts {
         expect_dtype(graph, self.condition, Dtype::Bool)?;
-        same_dtype(graph, self.yes, self.no)?;
-        expect_shape(graph, self.no, &graph.fact(self.yes).shape)?;
-        expect_shape(graph, self.condition, &graph.fact(self.yes).shape)?;
-        one(graph.fact(self.yes).clone())
+        let chosen = broadcast(graph, self.yes, self.no)?;
+        if let [Some(fact)] = &chosen[..] {
+            expect_shape(graph, self.condition, &fact.shape)?;
+        }
+        Ok(chosen)
     }
 }
 
@@ -333,23 +263,6 @@ impl Op for Cast {
     }
 }
 
-/// The dimensions of a value, `[rank]` int64.
-#[derive(Debug, Clone, Copy)]
-pub struct Shape(pub Value);
-
-impl Op for Shape {
-    const TYPE: &'static str = "Shape";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.0)]
-    }
-
-    fn outputs(&self, graph: &Graph) -> Facts {
-        let rank = graph.fact(self.0).shape.len() as u64;
-        one(Fact::new(Dtype::I64, vec![Dim::Known(rank)]))
-    }
-}
-
 /// The sum over the last dimension, which goes away.
 #[derive(Debug, Clone, Copy)]
 pub struct ReduceSum {
@@ -376,112 +289,26 @@ impl Op for ReduceSum {
     }
 }
 
-/// `start, start + delta, …` below `limit`; all scalars.
+/// The mean over the last dimension, which becomes 1.
 #[derive(Debug, Clone, Copy)]
-pub struct Range {
-    pub start: Value,
-    pub limit: Value,
-    pub delta: Value,
-    /// What to call the length of the result.
-    pub length: &'static str,
-}
-
-impl Op for Range {
-    const TYPE: &'static str = "Range";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.start), Some(self.limit), Some(self.delta)]
-    }
-
-    fn outputs(&self, graph: &Graph) -> Facts {
-        let dtype = same_dtype(graph, self.start, self.limit)?;
-        expect_dtype(graph, self.delta, dtype)?;
-        one(Fact::new(dtype, vec![Dim::Symbol(self.length)]))
-    }
-}
-
-/// A dimension of one more, in front or at the end.
-#[derive(Debug, Clone, Copy)]
-pub struct Unsqueeze {
+pub struct ReduceMean {
     pub input: Value,
-    /// `[1]`: 0, or the rank of the input.
+    /// `[1]`: -1.
     pub axes: Value,
-    pub place: Place,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
-    Front,
-    End,
-}
-
-impl Op for Unsqueeze {
-    const TYPE: &'static str = "Unsqueeze";
+impl Op for ReduceMean {
+    const TYPE: &'static str = "ReduceMean";
 
     fn inputs(&self) -> Vec<Option<Value>> {
         vec![Some(self.input), Some(self.axes)]
     }
 
-    fn outputs(&self, graph: &Graph) -> Facts {
-        let mut fact = graph.fact(self.input).clone();
-        match self.place {
-            Place::Front => fact.shape.insert(0, Dim::Known(1)),
-            Place::End => fact.shape.push(Dim::Known(1)),
-        }
-        one(fact)
-    }
-}
-
-/// To a shape that the caller knows: a zero in `target` keeps a dimension, a -1 takes the rest.
-#[derive(Debug, Clone)]
-pub struct Reshape {
-    pub input: Value,
-    pub target: Value,
-    pub shape: Vec<Dim>,
-}
-
-impl Op for Reshape {
-    const TYPE: &'static str = "Reshape";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.input), Some(self.target)]
-    }
-
-    fn outputs(&self, graph: &Graph) -> Facts {
-        let fact = graph.fact(self.input);
-        let known = |shape: &[Dim]| -> u64 {
-            shape.iter().map(|dim| if let Dim::Known(size) = dim { *size } else { 1 }).product()
-        };
-        if known(&fact.shape) != known(&self.shape) {
-            return Err(format!("{fact} does not reshape to {:?}", self.shape));
-        }
-        one(Fact::new(fact.dtype, self.shape.clone()))
-    }
-}
-
-/// The last dimension cut into pieces.
-#[derive(Debug, Clone)]
-pub struct Split {
-    pub input: Value,
-    /// The sizes as an int64 constant.
-    pub split: Value,
-    pub sizes: Vec<u64>,
-}
-
-impl Op for Split {
-    const TYPE: &'static str = "Split";
-
-    fn inputs(&self) -> Vec<Option<Value>> {
-        vec![Some(self.input), Some(self.split)]
-    }
-
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![("axis", Attribute::Int(-1))]
+        vec![("keepdims", Attribute::Int(1))]
     }
 
     fn outputs(&self, graph: &Graph) -> Facts {
-        expect_last(graph, self.input, self.sizes.iter().sum())?;
-        let fact = graph.fact(self.input);
-        Ok(self.sizes.iter().map(|size| Some(fact.with_last(*size))).collect())
+        one(graph.fact(self.input).with_last(1))
     }
 }

@@ -21,7 +21,7 @@ fn hidden() -> Matrix {
 
 fn run(attention_spec: &Attention) -> Result<Matrix> {
     let batch = Batch { ids: vec![0; 2 * LENGTH], spans: vec![0..LENGTH, LENGTH..2 * LENGTH] };
-    attention(&synthetic::spec(None), &Synthetic, &batch, attention_spec, &hidden())
+    attention(&synthetic::spec(None), &Synthetic, &batch, (0, &mut Keys::new()), attention_spec, &hidden())
 }
 
 /// The same attention over one sequence, by full score matrices in f64. What a case changes it says itself:
