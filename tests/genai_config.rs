@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use genai_architectures::Mixer;
+use genai_architectures::{KeyValue, Layer, Mixer};
 use genai_builder::TARGETS;
 use serde_json::{Map, Value, json};
 
@@ -156,7 +156,7 @@ fn sizes_and_names_are_those_of_the_model() {
                 ("model.decoder.head_size", json!(target.padded_head_dim(attention.head_dim))),
                 ("model.decoder.num_attention_heads", json!(attention.num_heads)),
                 ("model.decoder.num_key_value_heads", json!(attention.num_kv_heads)),
-                ("model.decoder.num_hidden_layers", json!(spec.layers.len())),
+                ("model.decoder.num_hidden_layers", json!(spec.layers.iter().filter(|layer| has_cache(layer)).count())),
                 ("model.decoder.inputs.past_key_names", json!("past_key_values.%d.key")),
                 ("model.decoder.outputs.present_value_names", json!("present.%d.value")),
                 ("search.max_length", json!(spec.context_length)),
@@ -171,6 +171,11 @@ fn sizes_and_names_are_those_of_the_model() {
         }
         Ok(())
     });
+}
+
+fn has_cache(layer: &Layer) -> bool {
+    let Mixer::Attention(attention) = &layer.mixer;
+    !matches!(attention.key_value, KeyValue::OfLayer(_))
 }
 
 fn read(package: &Path) -> Outcome<Value> {

@@ -27,8 +27,9 @@ pub(crate) fn rounded_logits(checkpoint: &Path, scheme: IntScheme, scale_dtype: 
     let table = spec.embedding.weight();
     let tied = matches!(spec.lm_head, genai_architectures::LmHead::Tied);
     let round = |name: &str, rows: &mut [f32], k: usize| {
-        // Every matrix is quantized, but for a table that is only looked up.
-        if name == table && !tied {
+        // Every matrix is quantized, but for a table that is only looked up and for those that steer streams.
+        let steers = ["modality_router", "prediction_coefs", "correction_coefs"];
+        if name == table && !tied || steers.iter().any(|module| name.ends_with(&format!(".altup.{module}.weight"))) {
             return Ok(());
         }
         let n = rows.len() / k;

@@ -17,15 +17,20 @@ use genai_architectures::{Config, DecoderSpec, describe, families::FAMILIES};
 const TOLERANCE: f64 = 0.02;
 
 /// Of multimodal models the README states the whole. Their text parts are the size of the text models that they were
-/// made from (Qwen2 1.5B, Qwen2.5 3B and 7B, Qwen3 4B), or as their model cards say.
-const TEXT_PARTS: [(&str, f64); 6] = [
+/// made from (Qwen2 1.5B, Qwen2.5 3B and 7B, Qwen3 4B), or as their model cards say; that of Gemma 4 E2B is the count of
+/// transformers' text model.
+const TEXT_PARTS: [(&str, f64); 7] = [
     ("Qwen__Qwen2-VL-2B-Instruct", 1.54e9),
     ("Qwen__Qwen2.5-VL-3B-Instruct", 3.09e9),
     ("Qwen__Qwen2.5-VL-7B-Instruct", 7.62e9),
     ("Qwen__Qwen3-VL-4B-Instruct", 4.02e9),
     ("google__gemma-3-4b-it", 3.88e9),
+    ("google__gemma-4-E2B-it", 4.63e9),
     ("mistralai__Ministral-3-3B-Instruct-2512", 3.4e9),
 ];
+
+/// What they ask for that their architecture has and this tool does not.
+const REFUSED: [(&str, &str); 1] = [("google__gemma-4-26B-A4B", "enable_moe_block")];
 
 #[test]
 fn published_configs_of_supported_architectures_are_understood() {
@@ -48,6 +53,7 @@ fn published_configs_of_supported_architectures_are_understood() {
         }
         described += 1;
         match Config::from_json(value).and_then(|config| describe(&config)) {
+            Err(error) if REFUSED.iter().any(|(refused, key)| name == *refused && error.to_string().contains(key)) => {}
             Err(error) => problems.push(format!("{name} ({architecture}): {error}")),
             Ok(spec) => problems.extend(count_problem(&name, &spec, published.get(&name))),
         }

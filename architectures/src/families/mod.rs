@@ -13,6 +13,8 @@ mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod gemma3n;
+mod gemma4;
 mod glm;
 mod glm4;
 mod gpt;
@@ -22,6 +24,7 @@ mod granite;
 mod helium;
 mod hunyuan_dense;
 mod internlm2;
+mod layer_inputs;
 mod layer_type;
 mod llama;
 mod ministral;
@@ -110,6 +113,42 @@ pub const FAMILIES: &[Family] = &[
         runtime_type: "gemma3_text",
         reference: "transformers 5.23 Gemma3ForConditionalGeneration",
         describe: gemma3::describe_text_part,
+    },
+    Family {
+        architecture: "Gemma3nForCausalLM",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Gemma3nForCausalLM",
+        describe: gemma3n::describe,
+    },
+    Family {
+        architecture: "Gemma3nForConditionalGeneration",
+        runtime_type: "decoder",
+        reference: "transformers 5.23 Gemma3nForConditionalGeneration",
+        describe: gemma3n::describe_text_part,
+    },
+    Family {
+        architecture: "Gemma4ForCausalLM",
+        runtime_type: "gemma4_text",
+        reference: "transformers 5.23 Gemma4ForCausalLM",
+        describe: gemma4::describe,
+    },
+    Family {
+        architecture: "Gemma4ForConditionalGeneration",
+        runtime_type: "gemma4_text",
+        reference: "transformers 5.23 Gemma4ForConditionalGeneration",
+        describe: gemma4::describe_text_part,
+    },
+    Family {
+        architecture: "Gemma4UnifiedForCausalLM",
+        runtime_type: "gemma4_text",
+        reference: "transformers 5.23 Gemma4UnifiedForCausalLM",
+        describe: gemma4::describe_unified,
+    },
+    Family {
+        architecture: "Gemma4UnifiedForConditionalGeneration",
+        runtime_type: "gemma4_text",
+        reference: "transformers 5.23 Gemma4UnifiedForConditionalGeneration",
+        describe: gemma4::describe_unified_text_part,
     },
     Family {
         architecture: "GlmForCausalLM",

@@ -9,20 +9,32 @@ const PREFIXES: [TensorPrefix; 3] = [
     TensorPrefix { stored: "model.language_model.", named: "model." },
 ];
 
-/// The parts that see.
-const UNUSED: [TensorPattern; 6] = [
+/// The parts that see and hear.
+const UNUSED: [TensorPattern; 10] = [
     TensorPattern::Starts("vision_tower."),
     TensorPattern::Starts("model.vision_tower."),
     TensorPattern::Starts("multi_modal_projector."),
     TensorPattern::Starts("model.multi_modal_projector."),
     TensorPattern::Starts("visual."),
     TensorPattern::Starts("model.visual."),
+    TensorPattern::Starts("model.audio_tower."),
+    TensorPattern::Starts("model.embed_vision."),
+    TensorPattern::Starts("model.embed_audio."),
+    TensorPattern::Starts("model.vision_embedder."),
 ];
 
 /// Describes the text part of a multimodal config by the function of its family. Some old configs have the keys of the
 /// text part beside `vision_config`, not nested.
 pub(super) fn describe(config: &Config, text: impl Fn(&Config) -> Result<DecoderSpec>) -> Result<DecoderSpec> {
-    for key in ["vision_config", "vision_feature_layer", "projector_hidden_act", "multimodal_projector_bias"] {
+    for key in [
+        "vision_config",
+        "audio_config",
+        "vision_feature_layer",
+        "projector_hidden_act",
+        "multimodal_projector_bias",
+        "vision_soft_tokens_per_image",
+        "audio_soft_tokens_per_image",
+    ] {
         config.ignore(key);
     }
     let mut spec = match config.has("text_config") {
