@@ -27,7 +27,7 @@ pub use families::{Family, describe};
 pub(crate) use rope::RotaryHead;
 pub use rope::{Rope, RopeLayout, RopeScaling};
 pub use spec::{
-    Activation, Alibi, AlibiRounding, Attention, DecoderSpec, Embedding, HeadNorm, Layer, LearnedPositions, Linear,
-    LmHead, Mixer, Mlp, Norm, NormKind, NormOrder, NormSpan, NormWeight, Position, QueryScaling, Residual, RopeId,
-    TensorPattern, TensorPrefix, View, alibi_slopes,
+    Activation, Alibi, AlibiRounding, Attention, BlockSparsity, DecoderSpec, Embedding, HeadNorm, Layer,
+    LearnedPositions, Linear, LmHead, Mixer, Mlp, Norm, NormKind, NormOrder, NormSpan, NormWeight, Position,
+    QueryScaling, Residual, RopeId, TensorPattern, TensorPrefix, View, alibi_slopes,
 };

@@ -49,7 +49,7 @@ impl Lowering<'_> {
             seqlens_k: lengths.seqlens_k,
             total_sequence_length: lengths.total_sequence_length,
             rotation: rotation.filter(|_| self.rotates_inside(attention)),
-            attention_bias: self.attention_bias(attention.position, path)?,
+            attention_bias: self.attention_bias(attention, path)?,
             num_heads,
             num_kv_heads,
             head_dim: self.cache_head_dim(attention),
@@ -62,6 +62,17 @@ impl Lowering<'_> {
         let mixed = self.unpadded(&format!("{path}/unpad"), outputs[0], attention)?;
         let output = self.linear(&format!("{path}/o_proj"), Role::OProj, mixed, &[&attention.o])?;
         Ok((output, (outputs[1], outputs[2])))
+    }
+
+    /// What the layer adds to its scores: for the distance, or to hide blocks.
+    fn attention_bias(&self, attention: &Attention, path: &str) -> Result<Option<Value>> {
+        match (attention.position, attention.blocks) {
+            (Position::Alibi(_), _) => self.alibi_bias_of(path).map(Some),
+            (Position::Rope(_) | Position::None, Some(blocks)) => {
+                self.block_bias_of(blocks, attention.num_heads, path).map(Some)
+            }
+            (Position::Rope(_) | Position::None, None) => Ok(None),
+        }
     }
 
     /// Whether the attention op rotates these heads itself.

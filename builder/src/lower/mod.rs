@@ -10,6 +10,7 @@
 
 mod alibi;
 mod attention;
+mod block_sparsity;
 mod embedding;
 mod heads;
 mod layer;
@@ -57,6 +58,7 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         rotary: BTreeMap::new(),
         position_ids: None,
         alibi: None,
+        block_biases: Vec::new(),
         query_scales: BTreeMap::new(),
         casts: BTreeMap::new(),
     };
@@ -90,6 +92,8 @@ struct Lowering<'a> {
     position_ids: Option<Value>,
     /// The bias that stands in for positions, made once.
     alibi: Option<Value>,
+    /// The biases that hide blocks of positions.
+    block_biases: block_sparsity::BlockBiases,
     /// Factors on the queries, by the layers' setting.
     query_scales: BTreeMap<(u32, usize), Value>,
     /// Constants in the dtype of activations, by the name of the node that makes them.
@@ -110,6 +114,7 @@ impl Lowering<'_> {
         let spec = self.spec;
         let lengths = self.lengths(attention_mask)?;
         self.alibi_bias(input_ids, &lengths)?;
+        self.block_biases(input_ids, &lengths)?;
         let (embedded, table) = self.embed(input_ids)?;
         let mut stream = norm::Stream::new(embedded);
         let mut presents = Vec::new();

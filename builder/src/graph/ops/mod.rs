@@ -8,9 +8,9 @@ pub use contrib::{
     SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
 pub use standard::{
-    Add, Cast, Clip, Cos, Div, Exp, Floor, Gather, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mul, Pad,
-    Place, Pow, Range, ReduceSum, Relu, Reshape, Shape, Sigmoid, SimplifiedLayerNormalization, Sin, Slice, Softplus,
-    Split, Sub, Tanh, Unsqueeze, Where,
+    Add, Cast, Clip, Cos, Div, Exp, Floor, Gather, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mod, Mul,
+    Pad, Place, Pow, Range, ReduceSum, Relu, Reshape, Shape, Sigmoid, SimplifiedLayerNormalization, Sin, Slice,
+    Softplus, Split, Sub, Tanh, Unsqueeze, Where,
 };
 
 use super::{Dim, Dtype, Fact, Graph, Value};
