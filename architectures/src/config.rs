@@ -319,6 +319,15 @@ impl Config {
         numbers.map(Some).ok_or_else(wrong)
     }
 
+    /// A list of zeros and positive integers below 2^31.
+    pub(crate) fn opt_indices(&self, key: &str) -> Result<Option<Vec<usize>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let index = |item: &Value| item.as_u64().filter(|index| *index < 1 << 31).map(|index| index as usize);
+        let indices = value.as_array().and_then(|items| items.iter().map(index).collect::<Option<Vec<_>>>());
+        let wrong = || Error::invalid(self.path(key), "a list of integers from 0 to 2^31 - 1", abridged(value));
+        indices.map(Some).ok_or_else(wrong)
+    }
+
     /// A list of ones and zeros (or of true and false).
     pub(crate) fn opt_switches(&self, key: &str) -> Result<Option<Vec<bool>>> {
         let Some(value) = self.get(key) else { return Ok(None) };

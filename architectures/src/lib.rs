@@ -27,7 +27,8 @@ pub use families::{Family, describe};
 pub(crate) use rope::RotaryHead;
 pub use rope::{Rope, RopeLayout, RopeScaling};
 pub use spec::{
-    Activation, Alibi, AlibiRounding, AltUp, Attention, DecoderSpec, Embedding, HeadNorm, KeyValue, Layer, LayerInput,
-    LayerInputs, LearnedPositions, Linear, LmHead, LowRank, Mixer, Mlp, Norm, NormKind, NormOrder, NormSpan,
-    NormWeight, Position, QueryScaling, Residual, RopeId, Streams, TensorPattern, TensorPrefix, View, alibi_slopes,
+    Activation, Alibi, AlibiRounding, AltUp, Attention, BlockSparsity, DecoderSpec, Embedding, HeadNorm, KeyValue,
+    Layer, LayerInput, LayerInputs, LearnedPositions, Linear, LmHead, LowRank, Mixer, Mlp, Norm, NormKind, NormOrder,
+    NormSpan, NormWeight, Position, QueryScaling, Residual, RopeId, Streams, TensorPattern, TensorPrefix, View,
+    alibi_slopes,
 };

@@ -56,16 +56,19 @@ impl Layer {
             visit(&mut norm.norm.path);
         }
         let (linears, activation) = match &mut self.mlp {
-            Mlp::Gated { gate, up, down, activation, .. } => (vec![gate, up, down], activation),
-            Mlp::Plain { up, down, activation } => (vec![up, down], activation),
+            Mlp::Gated { gate, up, down, activation, .. } => (vec![gate, up, down], Some(activation)),
+            Mlp::Plain { up, down, activation } => (vec![up, down], Some(activation)),
+            Mlp::ClampedGate { gate_up, down, .. } => (vec![gate_up, down], None),
         };
         for linear in linears {
             visit(&mut linear.path);
         }
         match activation {
-            Activation::XIelu { path, .. } => visit(path),
-            Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::ReluSquared => {
-            }
+            Some(Activation::XIelu { path, .. }) => visit(path),
+            None
+            | Some(
+                Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::ReluSquared,
+            ) => {}
         }
         for norm in self.residual.norms_mut() {
             visit(&mut norm.path);

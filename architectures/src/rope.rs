@@ -67,8 +67,10 @@ pub enum RopeScaling {
         /// `[dim / 2]`
         long: Vec<f64>,
         original_context: usize,
-        /// Multiplies cosine and sine.
-        attention_factor: f32,
+        /// Multiplies cosine and sine of a sequence that `short` turns.
+        short_attention_factor: f32,
+        /// The same for `long`.
+        long_attention_factor: f32,
     },
 }
 
@@ -222,13 +224,20 @@ impl Rope {
         plain.enumerate().map(|(pair, frequency)| self.scaled(pair, frequency, length) as f32).collect()
     }
 
-    /// The factor on cosine and sine.
-    pub fn attention_factor(&self) -> f32 {
+    /// The factor on cosine and sine, for a sequence of `length` tokens in all.
+    ///
+    /// `length` matters to [`RopeScaling::LongRope`] alone.
+    pub fn attention_factor(&self, length: usize) -> f32 {
         match self.scaling {
-            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
-                attention_factor
+            RopeScaling::Yarn { attention_factor, .. } => attention_factor,
+            RopeScaling::LongRope { original_context, short_attention_factor, long_attention_factor, .. } => {
+                if length > original_context { long_attention_factor } else { short_attention_factor }
             }
-            _ => 1.0,
+            RopeScaling::None
+            | RopeScaling::Linear { .. }
+            | RopeScaling::Dynamic { .. }
+            | RopeScaling::Proportional { .. }
+            | RopeScaling::Llama3 { .. } => 1.0,
         }
     }
 
@@ -370,7 +379,8 @@ fn long_rope(
         short: factors("short_factor")?,
         long: factors("long_factor")?,
         original_context,
-        attention_factor: attention_factor as f32,
+        short_attention_factor: attention_factor as f32,
+        long_attention_factor: attention_factor as f32,
     })
 }
 

@@ -50,9 +50,18 @@ fn phi3_takes_its_old_names_for_longrope() {
             json!({"rope_scaling": rope, "max_position_embeddings": 16384, "sliding_window": 16384}),
         ))
         .unwrap();
-        let RopeScaling::LongRope { short, long, original_context, attention_factor } = &spec.ropes[0].scaling else {
-            panic!("{name}: {:?}", spec.ropes[0].scaling);
+        let scaling = &spec.ropes[0].scaling;
+        let RopeScaling::LongRope {
+            short,
+            long,
+            original_context,
+            short_attention_factor,
+            long_attention_factor: attention_factor,
+        } = scaling
+        else {
+            panic!("{name}: {scaling:?}");
         };
+        assert_eq!(short_attention_factor, attention_factor);
         assert_eq!((short.as_slice(), long.as_slice()), (&[1.0, 2.0][..], &[3.0, 4.0][..]));
         // Of the class, where the config has none: sqrt(1 + ln(16384 / 4096) / ln(4096)).
         assert_eq!(*original_context, 4096);

@@ -5,7 +5,13 @@ use serde::Serialize;
 use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
 
+/// The lowest finite f16: what a package that computes in fp16 gives a masked token.
+const LOWEST_F16: f32 = -65504.0;
+
 /// Differences between reference and test logits of one prompt, in f64.
+///
+/// A logit of `f32::MIN` is a token that the model masks. Where both sides mask it they agree, whatever float is the
+/// lowest of the test's dtype.
 ///
 /// A position where the test has a value that is not finite is left out of the differences and counted as a
 /// disagreement; [`LogitMetrics::first_non_finite`] tells of it.
@@ -15,7 +21,7 @@ pub struct LogitMetrics {
     /// Positions with finite test logits only; what the means are over.
     pub finite_positions: usize,
     pub vocab_size: usize,
-    /// Standard deviation of all reference logits: what an absolute difference is to be seen against.
+    /// Standard deviation of the reference logits, masked ones aside: what an absolute difference is to be seen against.
     pub reference_std: f64,
     pub max_abs: f64,
     pub max_abs_at: Option<Cell>,
@@ -143,7 +149,8 @@ impl LogitMetrics {
         }
         self.finite_positions += 1;
         for (token, (&reference, &test)) in reference.iter().zip(test).enumerate() {
-            let difference = (f64::from(reference) - f64::from(test)).abs();
+            let both_masked = reference == f32::MIN && test <= LOWEST_F16;
+            let difference = if both_masked { 0.0 } else { (f64::from(reference) - f64::from(test)).abs() };
             self.mean_abs += difference;
             if difference > self.max_abs {
                 (self.max_abs, self.max_abs_at) = (difference, Some(Cell { position, token }));
@@ -187,10 +194,12 @@ fn log_sum_exp(row: &[f32]) -> f64 {
     f64::from(greatest) + sum.ln()
 }
 
+/// Of the values that are not masked; 0 where all are.
 fn standard_deviation(values: &[f32]) -> f64 {
-    let count = values.len() as f64;
-    let mean = values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
-    (values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count).sqrt()
+    let values = || values.iter().filter(|&&value| value != f32::MIN).map(|&value| f64::from(value));
+    let count = values().count().max(1) as f64;
+    let mean = values().sum::<f64>() / count;
+    (values().map(|value| (value - mean).powi(2)).sum::<f64>() / count).sqrt()
 }
 
 #[cfg(test)]
@@ -225,6 +234,20 @@ mod tests {
         let tie = Disagreement { position: 0, reference_token: 0, test_token: 1, margin: 0.0 };
         assert_eq!(metrics.disagreements, [tie]);
         assert!((metrics.reference_std - (3f64 / 16.0).sqrt()).abs() < 1e-12);
+    }
+
+    #[test]
+    fn masked_tokens_count_where_one_side_alone_masks_them() {
+        let reference = matrix(&[&[1.0, f32::MIN, 3.0]]);
+        for lowest in [f32::MIN, -65504.0] {
+            let metrics = compare(&reference, &matrix(&[&[1.0, lowest, 3.0]])).unwrap();
+            assert_eq!((metrics.max_abs, metrics.kl_max, metrics.reference_std), (0.0, 0.0, 1.0), "{lowest}");
+        }
+        let open = compare(&reference, &matrix(&[&[1.0, -7.0, 3.0]])).unwrap();
+        assert!(open.max_abs > 1e38, "{open:?}");
+        let shut = compare(&matrix(&[&[1.0, -7.0, 3.0]]), &reference).unwrap();
+        assert!(shut.max_abs > 1e38, "{shut:?}");
+        assert_eq!(compare(&matrix(&[&[f32::MIN]]), &matrix(&[&[f32::MIN]])).unwrap().reference_std, 0.0);
     }
 
     #[test]

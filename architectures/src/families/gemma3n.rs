@@ -90,6 +90,7 @@ fn streams(spec: &mut DecoderSpec, config: &Config) -> Result<()> {
     let Some(width) = spec.layer_inputs.as_ref().map(|inputs| inputs.width) else {
         return Err(Error::invalid(config.path("hidden_size_per_layer_input"), "at least 1", 0));
     };
+    let activation = layer_inputs::activation(config)?;
     let hidden_size = spec.hidden_size;
     let count = config.opt_usize("altup_num_inputs")?.unwrap_or(4);
     let active = config.opt_index("altup_active_idx")?.unwrap_or(0);
@@ -128,7 +129,7 @@ fn streams(spec: &mut DecoderSpec, config: &Config) -> Result<()> {
             mixer_post: norm("post_attention_layernorm"),
             mlp_pre: norm("pre_feedforward_layernorm"),
             mlp_post: norm("post_feedforward_layernorm"),
-            input: layer_inputs::layer_input(spec, index, width),
+            input: layer_inputs::layer_input(spec, index, width, &activation),
         }));
         spec.layers[index].residual = residual;
     }

@@ -19,7 +19,8 @@ use serde_json::json;
 
 use super::{layer_inputs, layer_type, llama, text_part};
 use crate::{
-    Attention, Config, DecoderSpec, Error, KeyValue, Norm, Position, Residual, Result, Rope, RopeId, RotaryHead,
+    Activation, Attention, Config, DecoderSpec, Error, KeyValue, Norm, Position, Residual, Result, Rope, RopeId,
+    RotaryHead,
 };
 
 const GLOBAL: RopeId = RopeId(0);
@@ -95,7 +96,7 @@ fn of(config: &Config) -> Result<DecoderSpec> {
         }
     }
     spec.layer_inputs = layer_inputs::read(&spec, &config)?;
-    scaled_sandwich(&mut spec);
+    scaled_sandwich(&mut spec, &layer_inputs::activation(&config)?);
     Ok(spec)
 }
 
@@ -162,11 +163,11 @@ fn heads(config: &Config, windows: &[Option<usize>]) -> Result<Vec<Heads>> {
     }
 }
 
-fn scaled_sandwich(spec: &mut DecoderSpec) {
+fn scaled_sandwich(spec: &mut DecoderSpec, activation: &Activation) {
     let width = spec.layer_inputs.as_ref().map(|inputs| inputs.width);
     for index in 0..spec.layers.len() {
         let norm = |name: &str| Norm { path: format!("model.layers.{index}.{name}"), ..spec.final_norm.clone() };
-        let input = width.map(|width| Box::new(layer_inputs::layer_input(spec, index, width)));
+        let input = width.map(|width| Box::new(layer_inputs::layer_input(spec, index, width, activation)));
         let residual = Residual::ScaledSandwich {
             mixer_pre: norm("input_layernorm"),
             mixer_post: norm("post_attention_layernorm"),

@@ -66,6 +66,7 @@ impl Heads {
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             softcap: None,
             window: None,
+            blocks: None,
         }
     }
 }
@@ -95,6 +96,7 @@ pub(super) fn decoder(hidden_size: usize, frame: Frame, layers: Vec<Layer>) -> D
         lm_head: LmHead::Tied,
         logit_scale: None,
         logit_softcap: None,
+        masked_tokens: Vec::new(),
         prefixes: Vec::new(),
         wide_residual: false,
         unused_tensors: Vec::new(),

@@ -2,7 +2,7 @@
 
 use super::llama::{self, Biases, Defaults};
 use crate::{
-    Activation, Config, DecoderSpec, Error, HeadNorm, KeyValue, LayerInput, LayerInputs, Linear, Mixer, Mlp, Norm,
+    Activation, Config, DecoderSpec, Error, HeadNorm, KeyValue, LayerInput, LayerInputs, Linear, Mixer, Norm,
     NormOrder, NormSpan, NormWeight, Result, TensorPattern,
 };
 
@@ -59,6 +59,11 @@ pub(super) fn share_keys(spec: &mut DecoderSpec, config: &Config) -> Result<usiz
     Ok(first)
 }
 
+/// The activation of the MLPs, which the layers' inputs pass through too.
+pub(super) fn activation(config: &Config) -> Result<Activation> {
+    Activation::read(config, "hidden_activation", Activation::GeluTanh)
+}
+
 /// Reads the sizes of the layers' inputs; `None` where `hidden_size_per_layer_input` is 0.
 pub(super) fn read(spec: &DecoderSpec, config: &Config) -> Result<Option<LayerInputs>> {
     let Some(width) = config.opt_index("hidden_size_per_layer_input")?.filter(|width| *width > 0) else {
@@ -78,10 +83,9 @@ pub(super) fn read(spec: &DecoderSpec, config: &Config) -> Result<Option<LayerIn
     }))
 }
 
-/// What layer `index` makes of its own input of `width`, by the activation of its MLP.
-pub(super) fn layer_input(spec: &DecoderSpec, index: usize, width: usize) -> LayerInput {
+/// What layer `index` makes of its own input of `width`, by the activation of the MLPs.
+pub(super) fn layer_input(spec: &DecoderSpec, index: usize, width: usize, activation: &Activation) -> LayerInput {
     let (path, hidden_size) = (format!("model.layers.{index}"), spec.hidden_size);
-    let (Mlp::Gated { activation, .. } | Mlp::Plain { activation, .. }) = &spec.layers[index].mlp;
     LayerInput {
         gate: Linear::whole(format!("{path}.per_layer_input_gate"), width, hidden_size, false),
         activation: activation.clone(),

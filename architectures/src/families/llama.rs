@@ -101,6 +101,7 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
                 scale: (1.0 / (head_dim as f64).sqrt()) as f32,
                 softcap: None,
                 window: None,
+                blocks: None,
             }),
             mlp: Mlp::Gated {
                 gate: Linear::whole(format!("{mlp}.gate_proj"), intermediate_size, hidden_size, biases.mlp),
@@ -135,6 +136,7 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
         embedding,
         logit_scale: None,
         logit_softcap: None,
+        masked_tokens: Vec::new(),
         prefixes: Vec::new(),
         // Buffers that older transformers saved; both are derived from the config.
         wide_residual: false,

@@ -40,6 +40,7 @@ mod olmo3;
 mod opt;
 mod phi;
 mod phi3;
+mod phi3_small;
 mod qwen2;
 mod qwen2_vl;
 mod qwen3;
@@ -281,6 +282,12 @@ pub const FAMILIES: &[Family] = &[
         runtime_type: "phi3",
         reference: "transformers 5.23 Phi3ForCausalLM",
         describe: phi3::describe,
+    },
+    Family {
+        architecture: "Phi3SmallForCausalLM",
+        runtime_type: "phi3small",
+        reference: "fixtures/record/remote_code.py, after modeling_phi3_small.py",
+        describe: phi3_small::describe,
     },
     Family {
         architecture: "SeedOssForCausalLM",

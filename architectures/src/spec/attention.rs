@@ -30,6 +30,23 @@ pub struct Attention {
     pub softcap: Option<f32>,
     /// A position sees itself and the `window - 1` positions before it; `None` sees all that precede.
     pub window: Option<usize>,
+    /// Of these positions, those in some blocks alone.
+    pub blocks: Option<BlockSparsity>,
+}
+
+/// Which blocks of positions a head sees: position `p` stands in block `p / size`, counted from the start of the
+/// sequence. A position sees its own block and the `local - 1` blocks before it; of the blocks further back, head `h`
+/// sees block `b` where `b + h * head_step + 1` is a multiple of `stride`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BlockSparsity {
+    /// Positions of a block, at least 1.
+    pub size: usize,
+    /// At least 1.
+    pub local: usize,
+    /// At least 1, where 1 is to see all blocks.
+    pub stride: usize,
+    /// By how many blocks the pattern of a head lies before that of the head before it; zero is one pattern for all.
+    pub head_step: usize,
 }
 
 /// Where keys and values come from; each linear is `[num_kv_heads * head_dim, hidden_size]`.

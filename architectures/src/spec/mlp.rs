@@ -10,6 +10,9 @@ pub enum Mlp {
     Gated { gate: Linear, up: Linear, down: Linear, activation: Activation, cutoff: Option<f32> },
     /// `down(activation(up(x)))`
     Plain { up: Linear, down: Linear, activation: Activation },
+    /// `down(g * sigmoid(1.702 g) * (u + 1))`, where outputs `2i` of `gate_up` are `g` and outputs `2i + 1` are `u`; with
+    /// a limit, `g` is no more than it and `u` lies within `-limit..=limit`.
+    ClampedGate { gate_up: Linear, down: Linear, limit: Option<f32> },
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -54,14 +57,16 @@ impl Activation {
 impl Mlp {
     pub(super) fn num_parameters(&self) -> u64 {
         let (linears, activation) = match self {
-            Self::Gated { gate, up, down, activation, .. } => (vec![gate, up, down], activation),
-            Self::Plain { up, down, activation } => (vec![up, down], activation),
+            Self::Gated { gate, up, down, activation, .. } => (vec![gate, up, down], Some(activation)),
+            Self::Plain { up, down, activation } => (vec![up, down], Some(activation)),
+            Self::ClampedGate { gate_up, down, .. } => (vec![gate_up, down], None),
         };
         let learned = match activation {
-            Activation::XIelu { .. } => 2,
-            Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::ReluSquared => {
-                0
-            }
+            Some(Activation::XIelu { .. }) => 2,
+            None
+            | Some(
+                Activation::Silu | Activation::Gelu | Activation::GeluTanh | Activation::Relu | Activation::ReluSquared,
+            ) => 0,
         };
         linears.into_iter().map(Linear::num_parameters).sum::<u64>() + learned
     }

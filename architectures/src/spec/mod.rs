@@ -11,8 +11,11 @@ mod norm;
 mod streams;
 mod tensors;
 
+use std::ops::Range;
+
 pub use attention::{
-    Alibi, AlibiRounding, Attention, HeadNorm, KeyValue, NormOrder, NormSpan, Position, QueryScaling, alibi_slopes,
+    Alibi, AlibiRounding, Attention, BlockSparsity, HeadNorm, KeyValue, NormOrder, NormSpan, Position, QueryScaling,
+    alibi_slopes,
 };
 pub use layer::{Layer, Mixer, Residual};
 pub use linear::{Linear, View};
@@ -49,6 +52,8 @@ pub struct DecoderSpec {
     pub logit_scale: Option<f32>,
     /// `cap * tanh(logit / cap)`, after the factor.
     pub logit_softcap: Option<f32>,
+    /// Tokens that the model never gives: in the end their logits are the lowest finite number.
+    pub masked_tokens: Vec<Range<usize>>,
     /// Other names under which checkpoints of this family store their tensors; the first that fits a name counts.
     pub prefixes: Vec<TensorPrefix>,
     /// Tensors that checkpoints of this family carry and that this model does not use.

@@ -88,13 +88,8 @@ impl Lowering<'_> {
         self.graph.add(&format!("{path}/Cast_1"), &Cast { input: short, to: Dtype::F32 })
     }
 
-    /// The bias of a layer.
-    pub(super) fn attention_bias(&self, position: Position, path: &str) -> Result<Option<Value>> {
-        match position {
-            Position::Rope(_) | Position::None => Ok(None),
-            Position::Alibi(_) => {
-                self.alibi.map(Some).ok_or_else(|| Error::graph(path, "the bias of the heads was not made"))
-            }
-        }
+    /// The bias of a layer whose heads have one.
+    pub(super) fn alibi_bias_of(&self, path: &str) -> Result<Value> {
+        self.alibi.ok_or_else(|| Error::graph(path, "the bias of the heads was not made"))
     }
 }

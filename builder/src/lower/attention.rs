@@ -56,7 +56,7 @@ impl Lowering<'_> {
             seqlens_k: lengths.seqlens_k,
             total_sequence_length: lengths.total_sequence_length,
             rotation: rotation.filter(|_| self.rotates_inside(attention)),
-            attention_bias: self.attention_bias(attention.position, path)?,
+            attention_bias: self.attention_bias(attention, path)?,
             num_heads,
             num_kv_heads,
             head_dim: self.cache_head_dim(attention),
@@ -76,6 +76,17 @@ impl Lowering<'_> {
     fn keys_of(&self, path: &str, layer: usize) -> Result<(Value, Value)> {
         let keys = self.keys.get(&layer).copied();
         keys.ok_or_else(|| Error::graph(path, format!("layer {layer} has no keys of its own before this one")))
+    }
+
+    /// What the layer adds to its scores: for the distance, or to hide blocks.
+    fn attention_bias(&self, attention: &Attention, path: &str) -> Result<Option<Value>> {
+        match (attention.position, attention.blocks) {
+            (Position::Alibi(_), _) => self.alibi_bias_of(path).map(Some),
+            (Position::Rope(_) | Position::None, Some(blocks)) => {
+                self.block_bias_of(blocks, attention.num_heads, path).map(Some)
+            }
+            (Position::Rope(_) | Position::None, None) => Ok(None),
+        }
     }
 
     /// Whether the attention op rotates these heads itself.

@@ -12,16 +12,19 @@ use genai_architectures::{LearnedPositions, LmHead};
 
 use super::{Lowering, linear::QuantizedMatrix};
 use crate::{
-    Result, Role,
+    Error, Result, Role,
     graph::{
         Constant, Dtype, Value,
-        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, Mul, Slice, Tanh},
+        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, Min, Mul, Slice, Tanh},
     },
     plan::{Job, Rows, Segment, Sink, Source},
 };
 
 const HEAD: &str = "/lm_head";
 const EMBEDDING: &str = "/model/embed_tokens";
+
+/// The greatest finite f16.
+const F16_MAX: f32 = 65504.0;
 
 /// The embedding table as it stands in the graph.
 pub(super) enum Table {
@@ -127,10 +130,33 @@ impl Lowering<'_> {
             }
         };
         let logits = self.transformed(logits)?;
-        match self.dtype {
-            Dtype::Bf16 => self.graph.add(&format!("{HEAD}/Cast"), &Cast { input: logits, to: Dtype::F32 }),
-            _ => Ok(logits),
+        let logits = match self.dtype {
+            Dtype::Bf16 => self.graph.add(&format!("{HEAD}/Cast"), &Cast { input: logits, to: Dtype::F32 })?,
+            _ => logits,
+        };
+        if spec.masked_tokens.is_empty() { Ok(logits) } else { self.masked(logits) }
+    }
+
+    /// Logits with the lowest finite number for the tokens that the model never gives.
+    fn masked(&mut self, logits: Value) -> Result<Value> {
+        let dtype = self.graph.fact(logits).dtype;
+        let greatest = if dtype == Dtype::F16 { F16_MAX } else { f32::MAX };
+        let (mut segments, mut end) = (Vec::new(), 0);
+        let mut run = |value: f32, rows: usize| segments.push(Segment { source: Source::Constant(value), rows });
+        for tokens in &self.spec.masked_tokens {
+            if tokens.start < end || tokens.end > self.spec.vocab_size {
+                return Err(Error::graph(
+                    HEAD,
+                    format!("masked tokens {tokens:?} overlap others or the vocabulary's end"),
+                ));
+            }
+            run(greatest, tokens.start - end);
+            run(-greatest, tokens.len());
+            end = tokens.end;
         }
+        run(greatest, self.spec.vocab_size - end);
+        let ceiling = self.filled("lm_head.Min.ceiling", segments, &[self.spec.vocab_size], 0.0, dtype)?;
+        self.graph.add(&format!("{HEAD}/Min"), &Min(logits, ceiling))
     }
 
     /// The factor and the cap on logits.

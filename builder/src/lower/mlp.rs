@@ -3,6 +3,9 @@
 //! ```text
 //! gated  x ─► gate_proj ─► act ─► Mul ─► down_proj        plain  x ─► up_proj ─► act ─► down_proj
 //!        x ─► up_proj ────────────┘
+//!
+//! clamped gate  x ─► up_proj ─► Reshape [.., inner, 2] ─► Split ─┬► Min  ─► x sigmoid(1.702 x) ─► Mul ─► down_proj
+//!                                                                └► Clip ─► + 1 ──────────────────┘
 //! ```
 
 use genai_architectures::{Activation, Mlp};
@@ -11,8 +14,11 @@ use super::{Lowering, linear::dotted};
 use crate::{
     Result, Role,
     graph::{
-        Constant, Dtype, Value,
-        ops::{Add, Exp, Gelu, Greater, Min, Mul, ReduceMean, Relu, Sigmoid, Softplus, Sqrt, Sub, Where},
+        Constant, Dim, Dtype, Value,
+        ops::{
+            Add, Clip, Exp, Gelu, Greater, Min, Mul, ReduceMean, Relu, Reshape, Sigmoid, Softplus, Split, Sqrt, Sub,
+            Where,
+        },
     },
 };
 
@@ -31,6 +37,10 @@ impl Lowering<'_> {
             Mlp::Plain { up, down, activation } => {
                 let up = self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[up])?;
                 (self.activation(&format!("{path}/act_fn"), activation, up)?, down)
+            }
+            Mlp::ClampedGate { gate_up, down, limit } => {
+                let both = self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[gate_up])?;
+                (self.clamped_gate(path, both, down.in_features, *limit)?, down)
             }
         };
         self.linear(&format!("{path}/down_proj"), Role::DownProj, inner, &[down])
@@ -51,6 +61,38 @@ impl Lowering<'_> {
         let above = self.graph.add(&at("deviation/Sub"), &Sub(centred, least))?;
         let above = self.graph.add(&at("Relu"), &Relu(above))?;
         self.in_activation_dtype(path, above)
+    }
+
+    /// `g * sigmoid(1.702 g) * (u + 1)` of `both`, in which `g` and `u` alternate.
+    fn clamped_gate(&mut self, path: &str, both: Value, inner: usize, limit: Option<f32>) -> Result<Value> {
+        let at = |part: &str| format!("{path}/{part}");
+        let limits = match limit {
+            Some(limit) => Some((self.scalar(-limit)?, self.scalar(limit)?)),
+            None => None,
+        };
+        let (one, steepness) = (self.scalar(1.0)?, self.scalar(1.702)?);
+        let graph = &mut self.graph;
+        let whole = graph.fact(both).with_last(inner as u64).shape;
+        let pairs = [whole.as_slice(), &[Dim::Known(2)]].concat();
+        let target = graph.constant(Constant::Int64s(vec![0, 0, inner as i64, 2]))?;
+        let pairs = Reshape { input: both, target, shape: pairs };
+        let pairs = graph.add(&at("up_proj/Reshape"), &pairs)?;
+        let split = graph.constant(Constant::Int64s(vec![1, 1]))?;
+        let name = at("up_proj/Split");
+        let parts = graph.wire(&name, &name, &Split { input: pairs, split, sizes: vec![1, 1] })?;
+        let target = graph.constant(Constant::Int64s(vec![0, 0, inner as i64]))?;
+        let mut part =
+            |name: &str, input: Value| graph.add(&at(name), &Reshape { input, target, shape: whole.clone() });
+        let (mut gate, mut up) = (part("gate/Reshape", parts[0])?, part("up/Reshape", parts[1])?);
+        if let Some((min, max)) = limits {
+            gate = graph.add(&at("gate/Min"), &Min(gate, max))?;
+            up = graph.add(&at("up/Clip"), &Clip { input: up, min, max })?;
+        }
+        let steep = graph.add(&at("act_fn/Mul"), &Mul(gate, steepness))?;
+        let sigmoid = graph.add(&at("act_fn/Sigmoid"), &Sigmoid(steep))?;
+        let gate = graph.add(&at("act_fn/Mul_1"), &Mul(gate, sigmoid))?;
+        let up = graph.add(&at("up/Add"), &Add(up, one))?;
+        graph.add(&at("Mul"), &Mul(gate, up))
     }
 
     pub(super) fn activation(&mut self, path: &str, activation: &Activation, input: Value) -> Result<Value> {

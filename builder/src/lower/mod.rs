@@ -10,6 +10,7 @@
 
 mod alibi;
 mod attention;
+mod block_sparsity;
 mod embedding;
 mod heads;
 mod layer;
@@ -59,6 +60,7 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         rotary: BTreeMap::new(),
         position_ids: None,
         alibi: None,
+        block_biases: Vec::new(),
         query_scales: BTreeMap::new(),
         keys: BTreeMap::new(),
         layer_inputs: Vec::new(),
@@ -94,6 +96,8 @@ struct Lowering<'a> {
     position_ids: Option<Value>,
     /// The bias that stands in for positions, made once.
     alibi: Option<Value>,
+    /// The biases that hide blocks of positions.
+    block_biases: block_sparsity::BlockBiases,
     /// Factors on the queries, by the layers' setting.
     query_scales: BTreeMap<(u32, usize), Value>,
     /// New keys and values of the layers so far, where they stand on their own before attention.
@@ -118,6 +122,7 @@ impl Lowering<'_> {
         let spec = self.spec;
         let lengths = self.lengths(attention_mask)?;
         self.alibi_bias(input_ids, &lengths)?;
+        self.block_biases(input_ids, &lengths)?;
         let (embedded, table) = self.embed(input_ids)?;
         self.layer_inputs(input_ids, embedded)?;
         let mut stream = norm::Stream::new(self.expand(embedded)?);

@@ -104,13 +104,13 @@ impl Tile {
     }
 
     fn rotary(&mut self, rope: &Rope, part: RotaryPart, tables: &[RotaryTable], first_row: usize, rows: usize) {
-        let factor = rope.attention_factor();
         let mut start = 0;
         for table in tables {
             let end = start + table.rows;
             let (from, to) = (first_row.max(start), (first_row + rows).min(end));
             if from < to {
                 let frequencies = rope.inverse_frequencies(table.length);
+                let factor = rope.attention_factor(table.length);
                 for position in from - start..to - start {
                     self.values.extend(frequencies.iter().map(|frequency| {
                         // Angles are rounded to f32, as the reference computes them.

@@ -1,7 +1,8 @@
 //! Grouped-query attention over whole sequences.
 
 use genai_architectures::{
-    AlibiRounding, Attention, DecoderSpec, HeadNorm, KeyValue, Mixer, NormOrder, Position, QueryScaling, alibi_slopes,
+    AlibiRounding, Attention, BlockSparsity, DecoderSpec, HeadNorm, KeyValue, Mixer, NormOrder, Position, QueryScaling,
+    alibi_slopes,
 };
 use half::bf16;
 use std::{collections::BTreeMap, ops::Range, rc::Rc};
@@ -148,6 +149,13 @@ pub(super) fn visible(position: usize, window: Option<usize>) -> Range<usize> {
     first..position + 1
 }
 
+/// Whether `other`, which does not lie behind `position`, is in a block that the head sees from there.
+fn in_seen_block(blocks: &BlockSparsity, head: usize, position: usize, other: usize) -> bool {
+    let BlockSparsity { size, local, stride, head_step } = *blocks;
+    let block = other / size;
+    position / size < block + local || (block + head * head_step + 1).is_multiple_of(stride)
+}
+
 /// Writes the head's columns of `mixed` for each row of a sequence.
 ///
 /// A score is scaled, then capped, then biased.
@@ -167,10 +175,13 @@ fn attend(
     for position in 0..span.len() {
         let query = &q.row(span.start + position)[columns.clone()];
         // Positions out of sight are never read, so a NaN there cannot come back through a zero weight.
-        let seen = visible(position, attention.window);
+        let mut seen: Vec<usize> = visible(position, attention.window).collect();
+        if let Some(blocks) = &attention.blocks {
+            seen.retain(|other| in_seen_block(blocks, head, position, *other));
+        }
         let mut shares: Vec<f64> = seen
-            .clone()
-            .map(|other| {
+            .iter()
+            .map(|&other| {
                 let score = dot(query, &k.row(span.start + other)[kv_columns.clone()]) * f64::from(attention.scale);
                 let capped = attention.softcap.map_or(score, |cap| soft_cap(cap, score));
                 capped + key_bias(attention.position, slope, other)
@@ -178,7 +189,7 @@ fn attend(
             .collect();
         softmax(&mut shares);
         sum.fill(0.0);
-        for (other, share) in seen.zip(&shares) {
+        for (other, share) in seen.iter().zip(&shares) {
             for (sum, v) in sum.iter_mut().zip(&v.row(span.start + other)[kv_columns.clone()]) {
                 *sum += share * f64::from(*v);
             }
@@ -255,6 +266,13 @@ fn check(spec: &DecoderSpec, attention: &Attention) -> Result<()> {
     }
     if attention.window == Some(0) {
         return Err(Error::argument("window", 0, "at least 1"));
+    }
+    if let Some(BlockSparsity { size, local, stride, .. }) = attention.blocks {
+        for (name, value) in [("blocks.size", size), ("blocks.local", local), ("blocks.stride", stride)] {
+            if value == 0 {
+                return Err(Error::argument(name, 0, "at least 1"));
+            }
+        }
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use genai_architectures::{DecoderSpec, Linear, LmHead};
 
 use super::product::linear;
 use super::{Weights, expect_positive, expect_width, soft_cap};
-use crate::{Matrix, Result};
+use crate::{Error, Matrix, Result};
 
 /// `[rows, vocab_size]`
 pub(super) fn lm_head(spec: &DecoderSpec, weights: &dyn Weights, hidden: &Matrix) -> Result<Matrix> {
@@ -24,6 +24,15 @@ pub(super) fn lm_head(spec: &DecoderSpec, weights: &dyn Weights, hidden: &Matrix
     if let Some(cap) = spec.logit_softcap {
         expect_positive("logit_softcap", cap)?;
         logits.data_mut().iter_mut().for_each(|logit| *logit = soft_cap(cap, f64::from(*logit)) as f32);
+    }
+    for tokens in &spec.masked_tokens {
+        if tokens.start > tokens.end || tokens.end > spec.vocab_size {
+            let expected = format!("within 0..{}, the vocabulary", spec.vocab_size);
+            return Err(Error::argument("a range of masked tokens", format!("{tokens:?}"), expected));
+        }
+        for row in 0..logits.rows() {
+            logits.row_mut(row)[tokens.clone()].fill(f32::MIN);
+        }
     }
     Ok(logits)
 }
@@ -60,6 +69,11 @@ mod tests {
         for (is, expected) in capped.iter().zip([3.459_626_5, -2.218_398_9, 4.0]) {
             assert!((is - expected).abs() < 1e-6, "{is} and {expected}");
         }
+        let masked = DecoderSpec { masked_tokens: vec![0..1, 2..3], ..spec(own(true), Some(0.5), None) };
+        assert_eq!(run(masked.clone()), [f32::MIN, -2.5, f32::MIN]);
+        let masked = DecoderSpec { masked_tokens: std::iter::once(2..4).collect(), ..masked };
+        let message = lm_head(&masked, &tensors, &hidden).unwrap_err().to_string();
+        assert_eq!(message, "a range of masked tokens is 2..4, expected within 0..3, the vocabulary");
         let message = lm_head(&spec(own(true), None, Some(0.0)), &tensors, &hidden).unwrap_err().to_string();
         assert_eq!(message, "logit_softcap is 0, expected a number above 0");
     }

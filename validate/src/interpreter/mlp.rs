@@ -3,7 +3,7 @@
 use genai_architectures::{Activation, Mlp};
 
 use super::product::linear;
-use super::{Weights, expect_width};
+use super::{Weights, expect_positive, expect_width};
 use crate::{Matrix, Result};
 
 /// `[tokens, hidden_size]`
@@ -32,6 +32,19 @@ pub(super) fn mlp(weights: &dyn Weights, mlp: &Mlp, hidden: &Matrix) -> Result<M
             }
             linear(weights, down, &inner)
         }
+        Mlp::ClampedGate { gate_up, down, limit } => {
+            expect_width("down.out_features", down.out_features, hidden.cols())?;
+            expect_width("gate_up.out_features", gate_up.out_features, 2 * down.in_features)?;
+            if let Some(limit) = limit {
+                expect_positive("limit", *limit)?;
+            }
+            let both = linear(weights, gate_up, hidden)?;
+            let mut inner = Matrix::zeros(both.rows(), down.in_features);
+            for (inner, pair) in inner.data_mut().iter_mut().zip(both.data().as_chunks::<2>().0) {
+                *inner = clamped_gate(*pair, *limit) as f32;
+            }
+            linear(weights, down, &inner)
+        }
     }
 }
 
@@ -45,6 +58,17 @@ fn cut_off(cutoff: f64, rows: &mut Matrix) {
         let least = mean + variance.sqrt() * cutoff;
         row.iter_mut().for_each(|x| *x = relu(f64::from(*x) - least) as f32);
     }
+}
+
+/// `g * sigmoid(1.702 g) * (u + 1)`, both brought within the limit first.
+fn clamped_gate([gate, up]: [f32; 2], limit: Option<f32>) -> f64 {
+    let (mut gate, mut up) = (f64::from(gate), f64::from(up));
+    if let Some(limit) = limit.map(f64::from) {
+        // Not `f64::min`, which would turn a NaN into the limit.
+        gate = if gate > limit { limit } else { gate };
+        up = up.clamp(-limit, limit);
+    }
+    gate / (1.0 + libm::exp(-1.702 * gate)) * (up + 1.0)
 }
 
 pub(super) type Curve = Box<dyn Fn(f64) -> f64>;
@@ -136,6 +160,29 @@ mod tests {
         }
         assert!(curve(f64::NAN).is_nan());
         assert!(super::curve(&Tensors::of([]), &xielu).is_err());
+    }
+
+    #[test]
+    fn clamped_gates_alternate_with_what_they_let_through() {
+        let weights = Tensors::of([
+            ("gate_up.weight", &[4, 1][..], vec![1.0, -2.0, 3.0, 0.5]),
+            ("gate_up.bias", &[4], vec![0.0, 0.5, -8.0, 0.25]),
+            ("down.weight", &[1, 2], vec![1.0, 100.0]),
+        ]);
+        let (gate_up, down) = (Linear::whole("gate_up", 4, 1, true), Linear::whole("down", 1, 2, false));
+        let run = |limit| {
+            let spec = Mlp::ClampedGate { gate_up: gate_up.clone(), down: down.clone(), limit };
+            mlp(&weights, &spec, &Matrix::new(1, 1, vec![2.0]).unwrap()).map(|out| f64::from(out.data()[0]))
+        };
+        // Gates 2 and -2, ups -3.5 and 1.25; sigmoid(3.404) is 0.96782931, sigmoid(0.851) 0.70077687. A gate is
+        // bounded above alone.
+        let (open, shut, half) = (0.967_829_31, 0.032_170_69, 0.700_776_87);
+        let expected = 2.0 * open * -2.5 + 100.0 * -2.0 * shut * 2.25;
+        assert!((run(None).unwrap() - expected).abs() < 1e-5);
+        let expected = 0.5 * half * 0.5 + 100.0 * -2.0 * shut * 1.5;
+        assert!((run(Some(0.5)).unwrap() - expected).abs() < 1e-5);
+        assert_eq!(run(Some(0.0)).unwrap_err().to_string(), "limit is 0, expected a number above 0");
+        assert!(clamped_gate([f32::NAN, 0.0], Some(1.0)).is_nan() && clamped_gate([1.0, f32::NAN], Some(1.0)).is_nan());
     }
 
     #[test]

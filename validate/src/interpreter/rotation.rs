@@ -10,7 +10,7 @@ use crate::{Error, Matrix, Result};
 /// The whole sequence turns by the frequencies of its length, which matters under dynamic and long rope.
 pub(super) fn rotate(rope: &Rope, head_dim: usize, span: &Range<usize>, heads: &mut Matrix) {
     let inverse_frequencies = rope.inverse_frequencies(span.len());
-    let factor = rope.attention_factor();
+    let factor = rope.attention_factor(span.len());
     for (position, row) in span.clone().enumerate() {
         let turns: Vec<(f32, f32)> = inverse_frequencies
             .iter()
@@ -123,17 +123,18 @@ mod tests {
             short: vec![1.0, 2.0],
             long: vec![4.0, 8.0],
             original_context: 3,
-            attention_factor: 1.5,
+            short_attention_factor: 1.5,
+            long_attention_factor: 2.0,
         };
         let rope = Rope { scaling, ..rope(RopeLayout::Half) };
         // Position 2 of 3 and of 4 tokens: frequencies 1 and 0.1 over the factors.
-        for (length, angles) in [(3, [2.0f32, 0.1]), (4, [0.5, 0.025])] {
+        for (length, angles, factor) in [(3, [2.0f32, 0.1], 1.5), (4, [0.5, 0.025], 2.0)] {
             let mut rows = Matrix::new(length, 4, [1.0, 1.0, 0.0, 0.0].repeat(length)).unwrap();
             rotate(&rope, 4, &(0..length), &mut rows);
             for (pair, angle) in angles.into_iter().enumerate() {
                 let (sin, cos) = angle.sin_cos();
-                assert!((rows.row(2)[pair] - 1.5 * cos).abs() < 1e-6, "{length} tokens");
-                assert!((rows.row(2)[pair + 2] - 1.5 * sin).abs() < 1e-6, "{length} tokens");
+                assert!((rows.row(2)[pair] - factor * cos).abs() < 1e-6, "{length} tokens");
+                assert!((rows.row(2)[pair + 2] - factor * sin).abs() < 1e-6, "{length} tokens");
             }
         }
     }
@@ -150,7 +151,8 @@ mod tests {
             short: vec![1.0, 2.0],
             long: vec![4.0],
             original_context: 3,
-            attention_factor: 1.0,
+            short_attention_factor: 1.0,
+            long_attention_factor: 1.0,
         };
         let short = Rope { scaling, ..rope(RopeLayout::Half) };
         assert_eq!(message(&short), "the number of long rope factors is 1, expected 2, one for each rotated pair");

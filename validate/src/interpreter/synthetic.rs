@@ -90,6 +90,7 @@ pub(super) fn spec(window: Option<usize>) -> DecoderSpec {
         scale: 0.5,
         softcap: None,
         window,
+        blocks: None,
     };
     let mlp = Mlp::Gated {
         gate: Linear::whole("gate", INNER, HIDDEN, false),
@@ -113,6 +114,7 @@ pub(super) fn spec(window: Option<usize>) -> DecoderSpec {
         lm_head: LmHead::Own(Linear::whole("head", VOCAB, HIDDEN, false)),
         logit_scale: None,
         logit_softcap: None,
+        masked_tokens: vec![],
         wide_residual: false,
         prefixes: vec![],
         unused_tensors: vec![],

@@ -260,7 +260,7 @@ pub struct GroupQueryAttention {
     pub total_sequence_length: Value,
     /// Where the op rotates.
     pub rotation: Option<Rotation>,
-    /// Added to the scores after the cap: `[1, num_heads, sequence, total]`.
+    /// Added to the scores after the cap: `[batch or 1, num_heads or 1, sequence, total]`.
     pub attention_bias: Option<Value>,
     pub num_heads: usize,
     pub num_kv_heads: usize,

@@ -10,7 +10,7 @@ pub use contrib::{
 };
 pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Unsqueeze};
 pub use standard::{
-    Add, Cast, Clip, Cos, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mul, Pow,
+    Add, Cast, Clip, Cos, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mod, Mul, Pow,
     ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization, Sin, Softplus, Sqrt, Sub, Tanh, Where,
 };
 

@@ -43,7 +43,7 @@ macro_rules! unary {
     )+};
 }
 
-binary! { Add, Sub, Mul, Div, Max, Min, Pow }
+binary! { Add, Sub, Mul, Div, Mod, Max, Min, Pow }
 unary! { Sigmoid, Relu, Cos, Sin, Tanh, Exp, Log, Floor, Softplus, Sqrt }
 
 /// `[.., k] × [k, n]`, or a product for each leading index: `[.., m, k] × [.., k, n]`.

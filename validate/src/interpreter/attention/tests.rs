@@ -207,6 +207,33 @@ fn windows_end_at_the_position_itself() {
 }
 
 #[test]
+fn blocks_are_seen_where_they_are_near_or_the_heads_turn() {
+    // Seven positions: blocks 0 0 1 1 2 2 3. Every head sees its own block; of those further back, the first of three
+    // patterns that go round the heads.
+    let seen = |head: usize, i: usize, j: usize| {
+        let further = match head {
+            // (block + 1) % 3 == 0
+            0 | 3 => [false, false, true, false],
+            // (block + 2) % 3 == 0
+            1 => [false, true, false, false],
+            // (block + 3) % 3 == 0
+            _ => [true, false, false, true],
+        };
+        i / 2 == j / 2 || further[j / 2]
+    };
+    let masked = |seen: bool, score: f64| if seen { score } else { f64::NEG_INFINITY };
+    let blocks = BlockSparsity { size: 2, local: 1, stride: 3, head_step: 1 };
+    let score = |head, i, j, dot: f64| masked(seen(head, i, j), 0.5 * dot);
+    assert_same(&Attention { blocks: Some(blocks), ..bare() }, &Plain { score: &score, ..AS_THEY_ARE });
+    // One pattern for all heads, and the block before one's own.
+    let alike = BlockSparsity { local: 2, head_step: 0, ..blocks };
+    let score = |_, i: usize, j: usize, dot: f64| masked(i / 2 <= j / 2 + 1 || seen(0, i, j), 0.5 * dot);
+    assert_same(&Attention { blocks: Some(alike), ..bare() }, &Plain { score: &score, ..AS_THEY_ARE });
+    let message = run(&Attention { blocks: Some(BlockSparsity { stride: 0, ..blocks }), ..bare() }).unwrap_err();
+    assert_eq!(message.to_string(), "blocks.stride is 0, expected at least 1");
+}
+
+#[test]
 fn factors_that_cannot_be_are_errors() {
     let message = |attention: Attention| run(&attention).unwrap_err().to_string();
     assert_eq!(message(Attention { clip_qkv: Some(-1.0), ..bare() }), "clip_qkv is -1, expected a number above 0");
