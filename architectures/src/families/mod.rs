@@ -50,6 +50,7 @@ mod smollm3;
 mod stablelm;
 mod starcoder2;
 mod text_part;
+mod vaultgemma;
 
 use crate::{Config, DecoderSpec, Error, Result};
 
@@ -150,6 +151,12 @@ pub const FAMILIES: &[Family] = &[
         runtime_type: "gemma4_text",
         reference: "transformers 5.23 Gemma4UnifiedForConditionalGeneration",
         describe: gemma4::describe_unified_text_part,
+    },
+    Family {
+        architecture: "VaultGemmaForCausalLM",
+        runtime_type: "gemma2",
+        reference: "transformers 5.23 VaultGemmaForCausalLM",
+        describe: vaultgemma::describe,
     },
     Family {
         architecture: "GlmForCausalLM",
