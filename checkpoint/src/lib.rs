@@ -55,5 +55,6 @@ mod weights;
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};
+pub use folder::Revision;
 pub use hub::{Environment, resolve_model, resolve_model_in};
 pub use tensor::Tensor;
