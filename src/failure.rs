@@ -82,7 +82,8 @@ impl From<genai_checkpoint::Error> for Failure {
             Checkpoint::Malformed => code::MALFORMED,
             Checkpoint::NotFound | Checkpoint::Incomplete => code::INCONSISTENT,
             Checkpoint::Refused => code::REFUSED,
-            Checkpoint::CacheMiss => code::CACHE_MISS,
+            Checkpoint::CacheMiss | Checkpoint::Network | Checkpoint::NoRevision => code::CACHE_MISS,
+            Checkpoint::Auth | Checkpoint::Checksum => code::REFUSED,
             Checkpoint::Io => code::RESOURCES,
         };
         Self { message: error.to_string(), hint: error.hint().map(str::to_owned), code }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
-use genai_checkpoint::{Checkpoint, resolve_model};
+use genai_checkpoint::{Checkpoint, HubOptions, resolve_model};
 
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
@@ -17,13 +17,20 @@ const DEFAULT_BLOCK_SIZE: usize = 32;
 pub(crate) fn open(source: &SourceArgs) -> Result<Checkpoint, Failure> {
     let folder = match (&source.input, &source.model_name) {
         (Some(input), _) => input.clone(),
-        (None, Some(name)) => resolve_model(name, source.cache_dir.as_deref())?,
+        (None, Some(name)) => cached(name, source.cache_dir.as_deref())?,
         (None, None) => {
             return Err(Failure::usage("no model given")
                 .with_hint("name a folder with -i DIR, or a model in the Hub cache with -m ORG/NAME"));
         }
     };
     Ok(Checkpoint::open(&folder)?)
+}
+
+/// The folder of a model, or its snapshot in the Hub cache.
+pub(crate) fn cached(model: &str, cache_dir: Option<&Path>) -> Result<PathBuf, Failure> {
+    let cache_dir = cache_dir.map(Path::to_owned);
+    let options = HubOptions { cache_dir, offline: true, ..HubOptions::from_process() };
+    resolve_model(model, &options, &(), |_| Ok(()))
 }
 
 /// The settings of a build, without its output.

@@ -20,8 +20,10 @@
 //!   (or in the `blobs/` of the Hub cache that holds it), and every name is escaped and capped before it is printed.
 //! * Nothing from a model repository is executed; pickles are refused.
 //!
+//! * Nothing is written but the Hub cache, under names that were checked. A file is in it whole or not at all.
+//!
 //! Left out: what a model *is* (`genai-architectures`), number formats of quantized checkpoints (`genai-quantize`),
-//! downloads, GGUF. Values are not inspected: NaN and infinity pass through as they are.
+//! the Hub's Xet protocol (its files come over HTTP just as well), GGUF. Values are not inspected: NaN and infinity pass through as they are.
 
 #![deny(unsafe_code)]
 // Everything here reads files written by others: nothing in them may cause a panic or wrap a number.
@@ -56,5 +58,5 @@ pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};
 pub use folder::Revision;
-pub use hub::{Environment, resolve_model, resolve_model_in};
+pub use hub::{Environment, HubOptions, Patience, Progress, Token, resolve_model};
 pub use tensor::Tensor;

@@ -1,17 +1,18 @@
 use std::fmt::Write;
 
 use genai_architectures::{Config, describe};
-use genai_checkpoint::{Checkpoint, resolve_model};
+use genai_checkpoint::Checkpoint;
 
 use super::print;
 use crate::{
     args::InspectArgs,
     failure::Failure,
     report::{bytes, grouped},
+    request,
 };
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&resolve_model(&args.checkpoint, args.cache_dir.as_deref())?)?;
+    let checkpoint = Checkpoint::open(&request::cached(&args.checkpoint, args.cache_dir.as_deref())?)?;
     let described = describe(&Config::from_json(checkpoint.config().clone())?);
     let mut text = String::new();
     // Tensors are worth seeing even where the family is unknown, so a failure waits for the end.
