@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Deserialize;
 
 use super::environment::Token;
-use super::http::{Http, Method, Request, Response, Url, encoded};
+use super::http::{Fault, Http, Method, Request, Response, Url, encoded};
 use super::id::{HubId, is_commit, is_hostile_path};
 use crate::error::{Error, ErrorKind, Result, printable, quoted};
 
@@ -168,8 +168,8 @@ impl Client<'_> {
 
     /// Sends a request and follows redirects, to an answer of 200, 206 or 416.
     ///
-    /// The token goes to the Hub itself and to nobody else. A `Head` ends where a redirect leaves the Hub, since the
-    /// redirect describes the file; what stores the bytes knows less.
+    /// The token goes to the Hub itself and to nobody else. A `Head` ends with a redirect that describes the file, as the
+    /// Hub's do: what stores the bytes knows less.
     pub(super) fn follow(
         &self,
         method: Method,
@@ -180,12 +180,8 @@ impl Client<'_> {
         let mut url = url.clone();
         for _ in 0..MOST_HOPS {
             let token = self.token.as_ref().filter(|_| url.same_origin(&self.endpoint));
-            let response = self.http.send(&Request { method, url: &url, token, from }).map_err(|fault| {
-                let error = network(format!("cannot reach {url}: {}", printable(&fault.0, 300)));
-                let hint =
-                    "check the connection, the proxy and HF_ENDPOINT; a model in the cache is used with --offline";
-                Trouble::Passing(error.with_hint(hint), None)
-            })?;
+            let sent = self.http.send(&Request { method, url: &url, token, from });
+            let response = sent.map_err(|fault| self.unreachable(&url, &fault))?;
             match response.status {
                 200 | 206 | 416 => return Ok((response, url)),
                 301 | 302 | 303 | 307 | 308 => {
@@ -197,8 +193,10 @@ impl Client<'_> {
                     if url.is_https() && !next.is_https() {
                         return Err(refused(format!("{url} redirects to {next}, which is not encrypted")).into());
                     }
-                    let described = response.header("x-linked-etag").or_else(|| response.header("etag")).is_some();
-                    if method == Method::Head && described && !next.same_origin(&url) {
+                    let has = |name: &str| response.header(name).is_some();
+                    let described =
+                        has("x-linked-etag") && has("x-linked-size") || has("etag") && !next.same_origin(&url);
+                    if method == Method::Head && described {
                         return Ok((response, url));
                     }
                     url = next;
@@ -261,6 +259,18 @@ impl Client<'_> {
 
     pub(super) fn cut(&self, url: &Url, cause: &dyn Display) -> Error {
         network(format!("{url}: the answer was cut off: {}", printable(&cause.to_string(), 300)))
+    }
+
+    fn unreachable(&self, url: &Url, fault: &Fault) -> Trouble {
+        let error = network(format!("cannot reach {url}: {}", printable(&fault.problem, 300)));
+        match fault.of_certificate {
+            true => error.with_hint("name the certificates to trust with SSL_CERT_FILE (PEM)").into(),
+            false => {
+                let hint =
+                    "check the connection, the proxy and HF_ENDPOINT; a model in the cache is used with --offline";
+                Trouble::Passing(error.with_hint(hint), None)
+            }
+        }
     }
 
     /// A server that may be well again soon.
@@ -346,7 +356,6 @@ fn asked_to_wait(response: &Response) -> Option<Duration> {
 mod tests {
     use std::sync::Mutex;
 
-    use super::super::http::Fault;
     use super::*;
 
     /// Answers with redirects to these places in turn, and keeps what it was asked.

@@ -40,7 +40,11 @@ pub(super) struct Response {
 
 /// Why there is no answer: no connection, no name, a timeout.
 #[derive(Debug)]
-pub(super) struct Fault(pub(super) String);
+pub(super) struct Fault {
+    pub(super) problem: String,
+    /// The server is not who it says, as far as we can tell: no better the next time.
+    pub(super) of_certificate: bool,
+}
 
 impl Response {
     /// A header's text; `None` where it is absent or not ASCII.
@@ -177,9 +181,15 @@ impl Http for Ureq {
         if request.from > 0 {
             call = call.header("Range", format!("bytes={}-", request.from));
         }
-        let (head, body) = call.call().map_err(|e| Fault(e.to_string()))?.into_parts();
+        let (head, body) = call.call().map_err(fault)?.into_parts();
         Ok(Response { status: head.status.as_u16(), headers: head.headers, body: Box::new(body.into_reader()) })
     }
+}
+
+fn fault(e: ureq::Error) -> Fault {
+    let problem = e.to_string();
+    // rustls words all of these so; its errors come wrapped in those of IO.
+    Fault { of_certificate: problem.contains("invalid peer certificate"), problem }
 }
 
 fn read_certificates(file: &Path) -> Result<Vec<Certificate<'static>>> {
