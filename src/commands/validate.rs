@@ -13,8 +13,8 @@ use super::{note, print, print_json};
 use crate::{
     args::{RuntimeArgs, ValidateArgs},
     failure::{Failure, code},
+    hub::{self, TokenChoice},
     report::Continuation,
-    request,
 };
 
 /// Logits recorded from transformers, where a checkpoint carries them.
@@ -36,7 +36,8 @@ struct ValidateReport {
 }
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&request::cached(&args.checkpoint, args.cache_dir.as_deref())?)?;
+    let (offline, token) = (args.runtime.offline, TokenChoice::Environment);
+    let checkpoint = hub::open(&args.checkpoint, &args.hub, offline, &token, hub::describable)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
     let precision = precision(args.precision.into());
     let (parity, continuation) = check(&args.package, &checkpoint, &spec, precision, &args.runtime)?;
