@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::mock_hub::{COMMIT, Hub, Received, Reply, Repo, TOKEN, sha256};
+use crate::mock_hub::{COMMIT, Hub, Received, Reply, Repo, Server, TOKEN, sha256};
 use crate::support::{Outcome, Run, build, contents, fixture, genai_build_with};
 
 const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba98";
@@ -169,18 +169,44 @@ fn the_peers_option_for_the_token() -> Outcome {
     Ok(())
 }
 
-/// A Hub that gives the first quarter of the weights at once, and then a little now and then.
-fn slow() -> Hub {
+#[test]
+fn a_proxy_is_asked_without_the_token() -> Outcome {
+    let mut place = Place::of(&Hub::start(tiny()));
+    place.build(&["-m", "tiny/llama"]).success()?;
+    // With the model in the cache, a Hub that cannot be reached is tried once.
+    let proxy = Server::start(|_| Reply::new(502, ""));
+    place.endpoint = "https://hub.invalid".to_owned();
+    let variables = [
+        ("HF_ENDPOINT", Path::new(&place.endpoint).to_owned()),
+        ("HF_HOME", place.home()),
+        ("HF_TOKEN", TOKEN.into()),
+        ("HTTPS_PROXY", proxy.url().into()),
+        ("ALL_PROXY", "".into()),
+        ("NO_PROXY", "".into()),
+    ];
+    let variables = variables.each_ref().map(|(name, value)| (*name, value.as_path()));
+    let run = genai_build_with(&variables, ["plan", "-m", "tiny/llama", "-p", "int4", "-e", "cpu"]);
+    assert!(run.stderr.contains("hub.invalid") && run.stderr.contains(COMMIT), "{run:?}");
+    run.success()?;
+    let asked = proxy.log();
+    assert!(asked.len() == 1 && asked[0].method == "CONNECT" && asked[0].path == "hub.invalid:443", "{asked:?}");
+    assert!(!format!("{asked:?}").contains(TOKEN));
+    Ok(())
+}
+
+/// A Hub that gives the weights in quarters, with a pause after each.
+fn slow(pause: Duration) -> Hub {
     let stored = format!("/{}", sha256(&weights()));
     Hub::misbehaving(tiny(), move |request, right| {
         let slow = request.path.starts_with(&stored) && request.from() == 0;
-        slow.then(|| Reply { drip: Some((right.body.len() / 4, Duration::from_millis(700))), ..right.clone() })
+        slow.then(|| Reply { drip: Some((right.body.len() / 4, pause)), ..right.clone() })
     })
 }
 
 #[test]
 fn a_killed_download_is_gone_on_with() -> Outcome {
-    let hub = slow();
+    // Longer than the test takes, and shorter than the client waits.
+    let hub = slow(Duration::from_secs(25));
     let place = Place::of(&hub);
     let mut child = Command::new(env!("CARGO_BIN_EXE_genai-build"))
         .args(place.arguments(&place.output(), &["-m", "tiny/llama"]))
@@ -212,7 +238,7 @@ fn a_killed_download_is_gone_on_with() -> Outcome {
 
 #[test]
 fn two_processes_fetch_once() -> Outcome {
-    let hub = slow();
+    let hub = slow(Duration::from_millis(500));
     let place = Place::of(&hub);
     let outputs = [place.output(), place.dir.path().join("second")];
     std::thread::scope(|scope| {

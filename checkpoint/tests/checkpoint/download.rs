@@ -22,7 +22,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Of the Hub, with a token, and with little patience.
+    /// Of the Hub, with a token, and with short pauses.
     pub(crate) fn of(hub: &Hub) -> Client {
         let dir = tempfile::tempdir().unwrap();
         let environment = Environment {
@@ -31,8 +31,7 @@ impl Client {
             hf_token: Token::new(TOKEN),
             ..Environment::default()
         };
-        let patience =
-            Patience { pause: Duration::from_millis(5), stall: Duration::from_secs(1), ..Patience::default() };
+        let patience = Patience { pause: Duration::from_millis(5), ..Patience::default() };
         Client { dir, options: HubOptions { environment, patience, ..HubOptions::default() } }
     }
 
