@@ -74,9 +74,13 @@ impl RepoCache {
         }
     }
 
+    pub(super) fn blobs(&self) -> PathBuf {
+        self.dir.join("blobs")
+    }
+
     /// Where a blob lies, or will. The name was checked to be a plain file name.
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
-        self.dir.join("blobs").join(etag)
+        self.blobs().join(etag)
     }
 
     /// Waits until no other process fetches this blob. The lock ends with the file, or with the process.

@@ -44,9 +44,7 @@ impl Download<'_> {
     /// Fetches the blob, unless it is there, and links it into the snapshot.
     pub(super) fn run(&self, blob: &Blob) -> Result<()> {
         let target = self.repo.blob(&blob.etag);
-        if let Some(blobs) = target.parent() {
-            create_folder(blobs)?;
-        }
+        create_folder(&self.repo.blobs())?;
         let mut told = Told::new();
         let lock = self.repo.lock(&blob.etag, &mut || {
             if told.now() {

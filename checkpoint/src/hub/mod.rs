@@ -318,7 +318,7 @@ impl Fetch<'_> {
             progress.file(&blob.name, present, blob.size);
             needed = needed.saturating_add(blob.size.saturating_sub(present));
         }
-        let dir = repo.blob("");
+        let dir = repo.blobs();
         cache::create_folder(&dir)?;
         if let Some(free) = free_bytes(&dir).filter(|free| *free < needed) {
             let problem = format!("{} needs {needed} bytes more, and the disk has {free} left", id.repo);
