@@ -212,6 +212,7 @@ fn a_killed_download_is_gone_on_with() -> Outcome {
         .args(place.arguments(&place.output(), &["-m", "tiny/llama"]))
         .envs([("HF_ENDPOINT", place.endpoint.as_str()), ("HF_HOME", place.home().to_str().unwrap())])
         .env_remove("HF_HUB_OFFLINE")
+        .env_remove("TRANSFORMERS_OFFLINE")
         .env_remove("HF_HUB_CACHE")
         .stderr(Stdio::null())
         .spawn()?;

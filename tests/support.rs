@@ -81,7 +81,10 @@ pub(crate) fn genai_build_with<S: AsRef<OsStr>>(
 ) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_genai-build"));
     for (name, _) in std::env::vars_os() {
-        if name.to_str().is_some_and(|name| name.starts_with("HF_") || name.starts_with("HUGGING")) {
+        if name
+            .to_str()
+            .is_some_and(|name| ["HF_", "HUGGING", "TRANSFORMERS_"].iter().any(|start| name.starts_with(start)))
+        {
             command.env_remove(name);
         }
     }
