@@ -14,8 +14,8 @@ The flags of a build are those of onnxruntime-genai's model builder, so that
 `python -m onnxruntime_genai.models.builder ARGS` becomes `genai-build ARGS`.
 
 Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed input,
-5 incomplete or contradictory input, 6 not in the cache, 8 disk, memory or IO, 9 output in the way,
-10 validation failed, 12 refused, 13 validation could not run.";
+5 incomplete or contradictory input, 6 network, or not in the cache, 7 the Hub wants a token, 8 disk, memory or IO,
+9 output in the way, 10 validation failed, 11 wrong checksum, 12 refused, 13 validation could not run.";
 
 /// Turns a Hugging Face checkpoint into an ONNX package for onnxruntime-genai, and checks that it is right.
 #[derive(Debug, Parser)]
@@ -52,7 +52,7 @@ pub(crate) enum Command {
 /// Where the model comes from.
 #[derive(Debug, Args)]
 pub(crate) struct SourceArgs {
-    /// Model: a folder, or ORG/NAME[@REVISION] that is in the Hub cache
+    /// Model: a folder, or ORG/NAME[@REVISION] on the Hugging Face Hub
     #[arg(short, long = "model_name", alias = "model-name", value_name = "MODEL")]
     pub(crate) model_name: Option<String>,
 
@@ -60,7 +60,18 @@ pub(crate) struct SourceArgs {
     #[arg(short, long, value_name = "DIR")]
     pub(crate) input: Option<PathBuf>,
 
-    /// Hub cache to look in
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+}
+
+/// How a model on the Hub is had.
+#[derive(Debug, Args)]
+pub(crate) struct HubArgs {
+    /// Branch, tag, refs/pr/N or commit of the model on the Hub [default: main]
+    #[arg(long, value_name = "REVISION")]
+    pub(crate) revision: Option<String>,
+
+    /// Hub cache to look in and download to [default: HF_HUB_CACHE, HF_HOME/hub]
     #[arg(short, long = "cache_dir", alias = "cache-dir", value_name = "DIR")]
     pub(crate) cache_dir: Option<PathBuf>,
 }
@@ -127,6 +138,10 @@ pub(crate) struct PlanArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
 
+    /// Never use the network
+    #[arg(long)]
+    pub(crate) offline: bool,
+
     /// Accepted so that a build's flags can be pasted; nothing is written
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
@@ -138,12 +153,15 @@ pub(crate) struct PlanArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct InspectArgs {
-    /// A folder, or ORG/NAME[@REVISION] that is in the Hub cache
+    /// A folder, or ORG/NAME[@REVISION] on the Hugging Face Hub
     pub(crate) checkpoint: String,
 
-    /// Hub cache to look in
-    #[arg(short, long = "cache_dir", alias = "cache-dir", value_name = "DIR")]
-    pub(crate) cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
+
+    /// Never use the network
+    #[arg(long)]
+    pub(crate) offline: bool,
 }
 
 /// How ONNX Runtime is found.
@@ -204,9 +222,8 @@ pub(crate) struct ValidateArgs {
     #[arg(short, long, value_enum)]
     pub(crate) precision: PrecisionArg,
 
-    /// Hub cache to look in
-    #[arg(short, long = "cache_dir", alias = "cache-dir", value_name = "DIR")]
-    pub(crate) cache_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) hub: HubArgs,
 
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,

@@ -1,6 +1,8 @@
 //! `--extra_options KEY=VALUE …`, typed and checked.
 
-use crate::failure::Failure;
+use genai_checkpoint::Token;
+
+use crate::{failure::Failure, hub::TokenChoice};
 
 /// Settings of the peer's builder that this tool knows. `None` where not given.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -9,6 +11,7 @@ pub(crate) struct ExtraOptions {
     pub(crate) is_symmetric: Option<bool>,
     pub(crate) accuracy_level: Option<u8>,
     pub(crate) filename: Option<String>,
+    pub(crate) hf_token: TokenChoice,
 }
 
 const KNOWN: &[&str] =
@@ -19,7 +22,10 @@ impl ExtraOptions {
         let mut parsed = Self::default();
         for option in options {
             let Some((key, value)) = option.split_once('=') else {
-                return Err(Failure::usage(format!("extra option {option:?} is not of the form KEY=VALUE")));
+                // What follows a forgotten equals sign may be a token.
+                let shown =
+                    if option.starts_with("hf_") && !KNOWN.contains(&option.as_str()) { "hf_***" } else { option };
+                return Err(Failure::usage(format!("extra option {shown:?} is not of the form KEY=VALUE")));
             };
             parsed.set(key.trim(), value.trim())?;
         }
@@ -51,8 +57,13 @@ impl ExtraOptions {
                     ));
                 }
             }
-            // A token is for downloads, and models come from folders and the cache.
-            "hf_token" => {}
+            "hf_token" => {
+                self.hf_token = match boolean(value) {
+                    Some(true) => TokenChoice::Environment,
+                    Some(false) => TokenChoice::None,
+                    None => Token::new(value).map_or(TokenChoice::None, TokenChoice::Given),
+                }
+            }
             "hf_remote" => {
                 if boolean(value).ok_or_else(|| wrong("true or false"))? {
                     return Err(Failure::refused(
@@ -113,8 +124,19 @@ mod tests {
             is_symmetric: Some(false),
             accuracy_level: Some(4),
             filename: Some("decoder.onnx".to_owned()),
+            hf_token: TokenChoice::Environment,
         };
         assert_eq!(options.unwrap(), expected);
+    }
+
+    #[test]
+    fn a_token_is_kept_and_not_shown() {
+        let options = parse(&["hf_token=hf_secret"]).unwrap();
+        assert_eq!(options.hf_token, TokenChoice::Given(Token::new("hf_secret").unwrap()));
+        assert!(!format!("{options:?}").contains("secret"));
+        assert_eq!(parse(&["hf_token=false"]).unwrap().hf_token, TokenChoice::None);
+        assert_eq!(parse(&["hf_token=True"]).unwrap().hf_token, TokenChoice::Environment);
+        assert!(!parse(&["hf_secret"]).unwrap_err().message.contains("secret"));
     }
 
     #[test]

@@ -18,10 +18,13 @@ pub(crate) mod code {
     pub(crate) const UNSUPPORTED: u8 = 3;
     pub(crate) const MALFORMED: u8 = 4;
     pub(crate) const INCONSISTENT: u8 = 5;
-    pub(crate) const CACHE_MISS: u8 = 6;
+    /// The Hub cannot be reached, or the cache lacks what may not be downloaded.
+    pub(crate) const NETWORK: u8 = 6;
+    pub(crate) const AUTH: u8 = 7;
     pub(crate) const RESOURCES: u8 = 8;
     pub(crate) const OUTPUT_CONFLICT: u8 = 9;
     pub(crate) const VALIDATION_FAILED: u8 = 10;
+    pub(crate) const CHECKSUM: u8 = 11;
     pub(crate) const REFUSED: u8 = 12;
     pub(crate) const COULD_NOT_RUN: u8 = 13;
 }
@@ -66,7 +69,7 @@ impl From<genai_builder::Error> for Failure {
             Build::Malformed => code::MALFORMED,
             Build::Inconsistent => code::INCONSISTENT,
             Build::Refused => code::REFUSED,
-            Build::CacheMiss => code::CACHE_MISS,
+            Build::CacheMiss => code::NETWORK,
             Build::Resources => code::RESOURCES,
             Build::OutputConflict => code::OUTPUT_CONFLICT,
             Build::Internal => code::INTERNAL,
@@ -82,7 +85,9 @@ impl From<genai_checkpoint::Error> for Failure {
             Checkpoint::Malformed => code::MALFORMED,
             Checkpoint::NotFound | Checkpoint::Incomplete => code::INCONSISTENT,
             Checkpoint::Refused => code::REFUSED,
-            Checkpoint::CacheMiss => code::CACHE_MISS,
+            Checkpoint::CacheMiss | Checkpoint::Network | Checkpoint::NoRevision => code::NETWORK,
+            Checkpoint::Auth => code::AUTH,
+            Checkpoint::Checksum => code::CHECKSUM,
             Checkpoint::Io => code::RESOURCES,
         };
         Self { message: error.to_string(), hint: error.hint().map(str::to_owned), code }

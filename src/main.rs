@@ -5,6 +5,7 @@ mod args;
 mod commands;
 mod extra_options;
 mod failure;
+mod hub;
 mod report;
 mod request;
 

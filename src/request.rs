@@ -3,27 +3,31 @@
 use std::path::{Path, PathBuf};
 
 use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
-use genai_checkpoint::{Checkpoint, resolve_model};
+use genai_checkpoint::Checkpoint;
 
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
     extra_options::ExtraOptions,
     failure::Failure,
+    hub::{self, TokenChoice},
 };
 
 const DEFAULT_BLOCK_SIZE: usize = 32;
 
-/// Opens the checkpoint that was named, headers only.
-pub(crate) fn open(source: &SourceArgs) -> Result<Checkpoint, Failure> {
-    let folder = match (&source.input, &source.model_name) {
-        (Some(input), _) => input.clone(),
-        (None, Some(name)) => resolve_model(name, source.cache_dir.as_deref())?,
-        (None, None) => {
-            return Err(Failure::usage("no model given")
-                .with_hint("name a folder with -i DIR, or a model in the Hub cache with -m ORG/NAME"));
+/// Opens the checkpoint that was named, headers only. What is on the Hub alone is fetched first, unless its family is
+/// unknown.
+pub(crate) fn open(source: &SourceArgs, offline: bool, token: &TokenChoice) -> Result<Checkpoint, Failure> {
+    match (&source.input, &source.model_name) {
+        (Some(_), _) if source.hub.revision.is_some() => {
+            Err(Failure::usage("--revision belongs to a model on the Hub, and -i names a folder")
+                .with_hint("name the model with -m ORG/NAME"))
         }
-    };
-    Ok(Checkpoint::open(&folder)?)
+        (Some(input), _) => Ok(Checkpoint::open(input)?),
+        (None, Some(name)) => hub::open(name, &source.hub, offline, token, hub::describable),
+        (None, None) => {
+            Err(Failure::usage("no model given").with_hint("name a folder with -i DIR, or a model with -m ORG/NAME"))
+        }
+    }
 }
 
 /// The settings of a build, without its output.
@@ -31,6 +35,7 @@ pub(crate) struct Resolved {
     pub(crate) settings: Settings,
     pub(crate) filename: String,
     pub(crate) limits: Limits,
+    pub(crate) token: TokenChoice,
 }
 
 pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
@@ -70,6 +75,7 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
         },
         filename: options.filename.unwrap_or_else(|| "model.onnx".to_owned()),
         limits: Limits { max_memory: memory(&target.max_memory)?, threads },
+        token: options.hf_token,
     })
 }
 

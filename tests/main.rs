@@ -6,6 +6,11 @@ mod broken;
 mod command_line;
 mod genai_config;
 mod golden;
+mod hub;
+// The tests of checkpoint/ use all of it.
+#[allow(dead_code)]
+#[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
+mod mock_hub;
 mod parity;
 mod parts;
 mod readme;

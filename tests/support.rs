@@ -73,14 +73,23 @@ pub(crate) fn genai_build<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S
     genai_build_with(&[], arguments)
 }
 
-/// The same with environment variables set. None of the caller's that say where models are has a part in it.
+/// The same with environment variables set. None of the caller's that say where models are has a part in it, and the
+/// Hub is not asked, unless one of these names it.
 pub(crate) fn genai_build_with<S: AsRef<OsStr>>(
     variables: &[(&str, &Path)],
     arguments: impl IntoIterator<Item = S>,
 ) -> Run {
     let mut command = Command::new(env!("CARGO_BIN_EXE_genai-build"));
-    for name in ["HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"] {
-        command.env_remove(name);
+    for (name, _) in std::env::vars_os() {
+        if name
+            .to_str()
+            .is_some_and(|name| ["HF_", "HUGGING", "TRANSFORMERS_"].iter().any(|start| name.starts_with(start)))
+        {
+            command.env_remove(name);
+        }
+    }
+    if variables.iter().all(|(name, _)| *name != "HF_ENDPOINT") {
+        command.env("HF_HUB_OFFLINE", "1");
     }
     let output = command.args(arguments).envs(variables.iter().copied()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();

@@ -22,8 +22,14 @@ const EDGES: &[(&str, &[&str])] = &[
 ];
 
 /// Crates of others that only one of ours may use.
-const OWNED: &[(&str, &str)] =
-    &[("ort", "validate"), ("tokenizers", "validate"), ("gemm", "validate"), ("clap", "."), ("indicatif", ".")];
+const OWNED: &[(&str, &str)] = &[
+    ("ort", "validate"),
+    ("tokenizers", "validate"),
+    ("gemm", "validate"),
+    ("ureq", "checkpoint"),
+    ("clap", "."),
+    ("indicatif", "."),
+];
 
 #[test]
 fn crates_use_only_what_they_may_know() {
@@ -84,6 +90,14 @@ fn only_the_target_table_names_providers() {
         let words = source.words().flat_map(humps);
         let found: Vec<_> = words.filter(|hump| names.contains(hump.as_str())).collect();
         assert!(found.is_empty(), "{} names a provider: {found:?}", source.path);
+    }
+}
+
+#[test]
+fn one_file_knows_the_http_client() {
+    for source in sources("checkpoint/src") {
+        let named = source.words().any(|word| word == "ureq");
+        assert!(!named || source.path == "checkpoint/src/hub/http.rs", "{} uses ureq", source.path);
     }
 }
 

@@ -8,7 +8,7 @@ use half::slice::HalfFloatSliceExt;
 use serde_json::Value;
 
 use crate::error::{Error, ErrorKind, Result, quoted};
-use crate::folder::{Folder, is_plain_file_name};
+use crate::folder::{Folder, Revision, is_plain_file_name};
 use crate::source_file::{Fingerprint, SourceFile};
 use crate::weights::{self, Weights};
 use crate::{Dtype, Tensor, json_file};
@@ -89,6 +89,11 @@ impl Checkpoint {
     /// The folder, as it was given to [`Checkpoint::open`].
     pub fn dir(&self) -> &Path {
         self.folder.dir()
+    }
+
+    /// The model and commit on the Hub, where the folder is a snapshot in its cache.
+    pub fn revision(&self) -> Option<&Revision> {
+        self.folder.revision()
     }
 
     /// `config.json`: a JSON object.

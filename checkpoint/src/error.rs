@@ -33,6 +33,14 @@ pub enum ErrorKind {
     Refused,
     /// A Hub model that is not in the local cache (exit code 6).
     CacheMiss,
+    /// The Hub cannot be reached, or fails (exit code 6).
+    Network,
+    /// The Hub has the model, but no such revision of it (exit code 6).
+    NoRevision,
+    /// The Hub wants a token, or another one; or the model does not exist (exit code 7).
+    Auth,
+    /// A download has not the length or the hash that was promised (exit code 11).
+    Checksum,
     /// The operating system failed a call (exit code 8).
     Io,
 }
@@ -76,6 +84,13 @@ impl Error {
 
     pub(crate) fn of_tensor(mut self, tensor: impl Into<String>) -> Error {
         self.tensor = Some(tensor.into());
+        self
+    }
+
+    pub(crate) fn after_attempts(mut self, attempts: u32) -> Error {
+        if attempts > 1 {
+            let _ = write!(self.problem, ", after {attempts} attempts");
+        }
         self
     }
 

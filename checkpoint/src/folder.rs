@@ -9,16 +9,36 @@ use crate::source_file::SourceFile;
 
 /// A folder whose files are opened by plain name.
 ///
-/// A file may be a symlink if its target lies in the folder, or in the `blobs/` of the Hub cache entry whose snapshot
-/// the folder is. The folder itself may be reached through any symlink: the user named it.
+/// A file may be a symlink if its target lies in the folder, or, where the folder is a snapshot in the Hub cache, in the
+/// `blobs/` of its model or in those that the whole cache shares (huggingface_hub 2). The folder itself may be reached through any symlink: the user named it.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder {
     /// As the user named it.
     dir: PathBuf,
     /// With symlinks followed.
     root: PathBuf,
-    /// `<repo>/blobs` where `root` is `<repo>/snapshots/<commit>`.
-    blobs: Option<PathBuf>,
+    /// `<repo>/blobs` and `<cache>/blobs` where `root` is `<cache>/<repo>/snapshots/<commit>`.
+    blobs: Vec<PathBuf>,
+    revision: Option<Revision>,
+}
+
+/// A commit of a model on the Hub.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revision {
+    /// `org/name`.
+    pub repo: String,
+    /// 40 hexadecimal digits.
+    pub commit: String,
+}
+
+impl Revision {
+    /// Of the snapshot folder `models--org--name/snapshots/<commit>`.
+    fn of_snapshot(root: &Path) -> Option<Revision> {
+        let commit = root.file_name()?.to_str()?;
+        let repo = root.parent()?.parent()?.file_name()?.to_str()?.strip_prefix("models--")?;
+        let hash = commit.len() == 40 && commit.bytes().all(|b| b.is_ascii_hexdigit());
+        hash.then(|| Revision { repo: repo.replacen("--", "/", 1), commit: commit.to_owned() })
+    }
 }
 
 impl Folder {
@@ -32,12 +52,21 @@ impl Folder {
             return Err(Error::new(ErrorKind::NotFound, "is not a folder").in_file(dir));
         }
         let snapshots = root.parent().filter(|parent| parent.file_name().is_some_and(|name| name == "snapshots"));
-        let blobs = snapshots.and_then(Path::parent).map(|repo| repo.join("blobs"));
-        Ok(Folder { dir: dir.to_owned(), root, blobs })
+        let repo = snapshots.and_then(Path::parent);
+        let revision = snapshots.and_then(|_| Revision::of_snapshot(&root));
+        // Only what is named like a model in a cache lies in one.
+        let cache = repo.filter(|_| revision.is_some()).and_then(Path::parent);
+        let blobs = repo.into_iter().chain(cache).map(|place| place.join("blobs")).collect();
+        Ok(Folder { dir: dir.to_owned(), root, blobs, revision })
     }
 
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Which model this is, where the folder is a snapshot in the Hub cache.
+    pub(crate) fn revision(&self) -> Option<&Revision> {
+        self.revision.as_ref()
     }
 
     /// Whether there is an entry of that plain name; a dangling symlink counts.
@@ -87,7 +116,7 @@ impl Folder {
             _ => Error::io(&path, "follow the path", &e),
         })?;
         let inside = |place: &Path| target.starts_with(place);
-        if inside(&self.root) || self.blobs.as_deref().is_some_and(inside) {
+        if inside(&self.root) || self.blobs.iter().any(|blobs| inside(blobs)) {
             return Ok(Some(target));
         }
         let outside = target.to_string_lossy();

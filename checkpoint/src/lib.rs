@@ -17,11 +17,13 @@
 //! * No allocation follows a declared size before that size is checked against the file's true length and a cap.
 //! * Files are read with positioned reads, never mapped: a file that shrinks is an error, not a SIGBUS.
 //! * Names from a file are never used as paths unless they are plain file names, a symlink must stay in the folder
-//!   (or in the `blobs/` of the Hub cache that holds it), and every name is escaped and capped before it is printed.
+//!   (or in a `blobs/` of the Hub cache that holds it), and every name is escaped and capped before it is printed.
 //! * Nothing from a model repository is executed; pickles are refused.
+//! * Nothing is written but the Hub cache, under names that were checked. A file is in it whole or not at all.
 //!
 //! Left out: what a model *is* (`genai-architectures`), number formats of quantized checkpoints (`genai-quantize`),
-//! downloads, GGUF. Values are not inspected: NaN and infinity pass through as they are.
+//! the Hub's Xet protocol (it gives the same files over HTTP, up to 50 GB each), GGUF. Values are not inspected: NaN and
+//! infinity pass through as they are.
 
 #![deny(unsafe_code)]
 // Everything here reads files written by others: nothing in them may cause a panic or wrap a number.
@@ -55,5 +57,6 @@ mod weights;
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};
-pub use hub::{Environment, resolve_model, resolve_model_in};
+pub use folder::Revision;
+pub use hub::{Environment, HubOptions, Patience, Progress, Token, resolve_model};
 pub use tensor::Tensor;

@@ -7,7 +7,7 @@ use crate::index::{INDEX, Index};
 use crate::source_file::SourceFile;
 use crate::tensor::Tensor;
 
-const SINGLE: &str = "model.safetensors";
+pub(crate) const SINGLE: &str = "model.safetensors";
 
 /// How many names one message lists before it counts the rest.
 const MOST_NAMES: usize = 100;
@@ -26,7 +26,7 @@ pub(crate) fn open(folder: &Folder) -> Result<Weights> {
     let single = folder.contains(SINGLE)?;
     match Index::read(folder)? {
         None if single => open_files(folder, &[SINGLE]),
-        None => Err(no_weights(folder)?),
+        None => Err(no_weights(&folder.names()?).in_file(folder.dir())),
         Some(index) => {
             let shards: Vec<&str> = index.shards().into_iter().collect();
             let weights = open_files(folder, &shards)?;
@@ -184,9 +184,8 @@ fn require_same_tensors(shards: &Weights, single: &Weights) -> Result<()> {
     }
 }
 
-/// Why there is nothing to open, from what lies there instead.
-fn no_weights(folder: &Folder) -> Result<Error> {
-    let names = folder.names()?;
+/// Why there is nothing to open, from the files that are there instead.
+pub(crate) fn no_weights(names: &[String]) -> Error {
     let with = |endings: &[&str]| -> Vec<&String> {
         names.iter().filter(|name| endings.iter().any(|ending| name.to_ascii_lowercase().ends_with(ending))).collect()
     };
@@ -194,21 +193,20 @@ fn no_weights(folder: &Folder) -> Result<Error> {
 
     let safetensors = with(&[".safetensors"]);
     if !safetensors.is_empty() {
-        return Ok(Error::new(ErrorKind::Incomplete, format!("{absent}, only {}", listed(&safetensors, 5)))
-            .in_file(folder.dir())
-            .with_hint("shards need their index: fetch the whole model with `hf download`"));
+        return Error::new(ErrorKind::Incomplete, format!("{absent}, only {}", listed(&safetensors, 5)))
+            .with_hint("shards need their index: fetch the whole model with `hf download`");
     }
     let pickles = with(&[".bin", ".bin.index.json", ".pth", ".pt", ".ckpt"]);
     if !pickles.is_empty() {
         let problem = format!("{absent}, only {}: pickle is not read", listed(&pickles, 5));
-        return Ok(Error::new(ErrorKind::Refused, problem).in_file(folder.dir()).with_hint(
+        return Error::new(ErrorKind::Refused, problem).with_hint(
             "a pickle can run any code: convert the weights to safetensors, or look for a revision with them",
-        ));
+        );
     }
     let gguf = with(&[".gguf"]);
     if !gguf.is_empty() {
         let problem = format!("{absent}, only {}: GGUF is not read yet", listed(&gguf, 5));
-        return Ok(Error::new(ErrorKind::Unsupported, problem).in_file(folder.dir()));
+        return Error::new(ErrorKind::Unsupported, problem);
     }
-    Ok(Error::new(ErrorKind::Incomplete, absent).in_file(folder.dir()))
+    Error::new(ErrorKind::Incomplete, absent)
 }

@@ -20,7 +20,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
     };
     // What was typed is looked at before any file is.
     let resolved = request::resolve(&args.target)?;
-    let checkpoint = request::open(&args.source)?;
+    let checkpoint = request::open(&args.source, args.runtime.offline, &resolved.token)?;
     request::check_output(output, &checkpoint)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));

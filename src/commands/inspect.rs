@@ -1,17 +1,19 @@
 use std::fmt::Write;
 
 use genai_architectures::{Config, describe};
-use genai_checkpoint::{Checkpoint, resolve_model};
 
 use super::print;
 use crate::{
     args::InspectArgs,
     failure::Failure,
+    hub::{self, TokenChoice},
     report::{bytes, grouped},
 };
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&resolve_model(&args.checkpoint, args.cache_dir.as_deref())?)?;
+    let token = TokenChoice::Environment;
+    // Of any family: its tensors are worth seeing too.
+    let checkpoint = hub::open(&args.checkpoint, &args.hub, args.offline, &token, |_| Ok(()))?;
     let described = describe(&Config::from_json(checkpoint.config().clone())?);
     let mut text = String::new();
     // Tensors are worth seeing even where the family is unknown, so a failure waits for the end.

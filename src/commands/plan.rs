@@ -5,7 +5,7 @@ use crate::{args::PlanArgs, failure::Failure, report::PlanReport, request};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
     let resolved = request::resolve(&args.target)?;
-    let checkpoint = request::open(&args.source)?;
+    let checkpoint = request::open(&args.source, args.offline, &resolved.token)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
     }

@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use genai_architectures::{Config, DecoderSpec, describe};
-use genai_checkpoint::{Checkpoint, resolve_model};
+use genai_checkpoint::Checkpoint;
 use genai_validate::{
     CacheMode, Continued, ErrorKind, GenerateOptions, LoadOptions, Model, Network, Package, ParityReport, Precision,
     Reference, SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, continue_greedily, generate,
@@ -13,6 +13,7 @@ use super::{note, print, print_json};
 use crate::{
     args::{RuntimeArgs, ValidateArgs},
     failure::{Failure, code},
+    hub::{self, TokenChoice},
     report::Continuation,
 };
 
@@ -35,7 +36,8 @@ struct ValidateReport {
 }
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let checkpoint = Checkpoint::open(&resolve_model(&args.checkpoint, args.cache_dir.as_deref())?)?;
+    let (offline, token) = (args.runtime.offline, TokenChoice::Environment);
+    let checkpoint = hub::open(&args.checkpoint, &args.hub, offline, &token, hub::describable)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
     let precision = precision(args.precision.into());
     let (parity, continuation) = check(&args.package, &checkpoint, &spec, precision, &args.runtime)?;

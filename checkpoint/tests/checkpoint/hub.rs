@@ -1,10 +1,10 @@
 //! `resolve_model`: folders, Hub ids, and the cache, in made-up environments.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use genai_checkpoint::ErrorKind::{CacheMiss, Malformed, NotFound, Unsupported};
-use genai_checkpoint::{Environment, resolve_model, resolve_model_in};
+use genai_checkpoint::{Environment, Error, HubOptions};
 use tempfile::TempDir;
 
 use crate::support::assert_fails;
@@ -12,11 +12,22 @@ use crate::support::assert_fails;
 const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 const OTHER: &str = "0123aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
+/// What `model` is, offline, in these places.
+fn resolve_model_in(model: &str, cache_dir: Option<&Path>, environment: &Environment) -> Result<PathBuf, Error> {
+    let (cache_dir, environment) = (cache_dir.map(Path::to_owned), environment.clone());
+    let options = HubOptions { cache_dir, environment, offline: true, ..HubOptions::default() };
+    genai_checkpoint::resolve_model(model, &options, &(), |_| panic!("nothing is fetched"))
+}
+
+fn resolve_model(model: &str, cache_dir: Option<&Path>) -> Result<PathBuf, Error> {
+    resolve_model_in(model, cache_dir, &Environment::default())
+}
+
 /// A cache folder with `org/name` at two commits, and `solo` without organisation.
 fn fill(cache: &Path) {
     let repo = cache.join("models--org--name");
     for commit in [COMMIT, OTHER] {
-        fs::create_dir_all(repo.join("snapshots").join(commit)).unwrap();
+        model(&repo.join("snapshots").join(commit));
     }
     fs::create_dir_all(repo.join("refs/refs/pr")).unwrap();
     fs::write(repo.join("refs/main"), COMMIT).unwrap();
@@ -24,9 +35,17 @@ fn fill(cache: &Path) {
     fs::write(repo.join("refs/refs/pr/1"), OTHER).unwrap();
     fs::write(repo.join("refs/stale"), "f".repeat(40)).unwrap();
     fs::write(repo.join("refs/broken"), "../../../../etc").unwrap();
-    fs::create_dir_all(cache.join("models--solo/snapshots").join(COMMIT)).unwrap();
+    model(&cache.join("models--solo/snapshots").join(COMMIT));
     fs::create_dir_all(cache.join("models--solo/refs")).unwrap();
     fs::write(cache.join("models--solo/refs/main"), COMMIT).unwrap();
+}
+
+/// As much as is looked at: what is needed is there.
+fn model(snapshot: &Path) {
+    fs::create_dir_all(snapshot).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        fs::write(snapshot.join(name), "").unwrap();
+    }
 }
 
 fn cache() -> TempDir {

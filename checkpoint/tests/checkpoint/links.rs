@@ -66,6 +66,26 @@ fn blobs_of_another_model_are_outside() {
     assert_fails(Checkpoint::open(&snapshot), Refused, &["generation_config.json"]);
 }
 
+/// huggingface_hub 2 keeps one copy of a file for all models, in `<cache>/blobs`, and links `blobs/<etag>` to it.
+#[test]
+fn blobs_that_the_cache_shares_are_inside() {
+    let root = tempfile::tempdir().unwrap();
+    let snapshot = snapshot(root.path());
+    let shared = root.path().join("blobs/ab");
+    fs::create_dir_all(&shared).unwrap();
+    let blob = snapshot.join("../../blobs").join(format!("hash-{SINGLE}"));
+    fs::rename(&blob, shared.join("abcd")).unwrap();
+    symlink("../../blobs/ab/abcd", &blob).unwrap();
+    assert_eq!(Checkpoint::open(&snapshot).unwrap().tensors().len(), 1);
+
+    // Where it is no cache, `blobs` beside a folder means nothing.
+    let bare = root.path().join("model/snapshots").join("0".repeat(40));
+    fs::create_dir_all(&bare).unwrap();
+    fs::write(bare.join("config.json"), "{}").unwrap();
+    symlink(shared.join("abcd"), bare.join(SINGLE)).unwrap();
+    assert_fails(Checkpoint::open(&bare), Refused, &[SINGLE, "outside"]);
+}
+
 #[test]
 fn links_within_the_folder_are_followed() {
     let model = Model::new().with("real", f32_tensors(&[("a", 1)]));

@@ -3,9 +3,12 @@
 mod against_reference;
 mod configs;
 mod demo_model;
+mod download;
+mod download_faults;
 mod headers;
 mod hub;
 mod links;
+mod mock_hub;
 mod reading;
 mod renaming;
 mod shards;

@@ -1,0 +1,112 @@
+//! Models by name: a folder, or the Hub with a progress bar.
+
+use std::{collections::BTreeMap, path::Path, sync::Mutex, time::Duration};
+
+use genai_architectures::{Config, describe};
+use genai_checkpoint::{Checkpoint, HubOptions, Progress, Token, resolve_model};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value;
+
+use crate::{args::HubArgs, commands::note, failure::Failure, report::bytes};
+
+/// Which token the Hub gets to see.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) enum TokenChoice {
+    /// That of `HF_TOKEN` or `hf auth login`, if there is one.
+    #[default]
+    Environment,
+    None,
+    Given(Token),
+}
+
+/// Opens a model, fetching it if need be. `accept` sees its config before the weights are fetched.
+pub(crate) fn open(
+    model: &str,
+    hub: &HubArgs,
+    offline: bool,
+    token: &TokenChoice,
+    accept: impl FnOnce(&Value) -> Result<(), Failure>,
+) -> Result<Checkpoint, Failure> {
+    let model = match &hub.revision {
+        None => model.to_owned(),
+        Some(_) if Path::new(model).exists() => {
+            return Err(Failure::usage(format!("--revision belongs to a model on the Hub, and {model:?} is a folder")));
+        }
+        Some(revision) if model.contains('@') => {
+            return Err(Failure::usage(format!("the revision is given twice: {model:?} and --revision {revision:?}")));
+        }
+        Some(revision) => format!("{model}@{revision}"),
+    };
+    let mut options = HubOptions::from_process();
+    options.cache_dir.clone_from(&hub.cache_dir);
+    options.offline = offline;
+    options.token = match token {
+        TokenChoice::Environment => None,
+        TokenChoice::None => Some(None),
+        TokenChoice::Given(token) => {
+            note("warning: hf_token on the command line can be read by other users of this machine; HF_TOKEN cannot");
+            Some(Some(token.clone()))
+        }
+    };
+    let bar = Bar::new();
+    let folder = resolve_model(&model, &options, &bar, accept);
+    bar.bar.finish_and_clear();
+    Ok(Checkpoint::open(&folder?)?)
+}
+
+/// Fails for a model that cannot be built, before it is fetched.
+pub(crate) fn describable(config: &Value) -> Result<(), Failure> {
+    describe(&Config::from_json(config.clone())?)?;
+    Ok(())
+}
+
+/// All files of a download as one bar; where there is no terminal, a line for each tenth of a long one.
+struct Bar {
+    bar: ProgressBar,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    /// What is here of each file, and its size.
+    files: BTreeMap<String, (u64, u64)>,
+    /// The last tenth that was told of.
+    tenth: u64,
+}
+
+/// Downloads shorter than this are over before a line about them is read.
+const LONG: u64 = 64 << 20;
+
+impl Bar {
+    fn new() -> Self {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
+        let style = "{msg} {bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
+        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        Self { bar, state: Mutex::default() }
+    }
+}
+
+impl Progress for Bar {
+    fn file(&self, name: &str, done: u64, size: u64) {
+        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if state.files.is_empty() {
+            self.bar.enable_steady_tick(Duration::from_millis(200));
+        }
+        state.files.insert(name.to_owned(), (done, size));
+        let add = |sum: (u64, u64), file: &(u64, u64)| (sum.0.saturating_add(file.0), sum.1.saturating_add(file.1));
+        let (done, size) = state.files.values().fold((0, 0), add);
+        let whole = state.files.values().filter(|(done, size)| done == size).count();
+        self.bar.set_message(format!("fetching, {whole} of {} files", state.files.len()));
+        self.bar.set_length(size);
+        self.bar.set_position(done);
+        let tenth = done / (size / 10).max(1);
+        if self.bar.is_hidden() && size >= LONG && tenth > state.tenth {
+            state.tenth = tenth;
+            note(&format!("fetching: {} of {}, {whole} of {} files", bytes(done), bytes(size), state.files.len()));
+        }
+    }
+
+    fn note(&self, line: &str) {
+        self.bar.suspend(|| note(line));
+    }
+}
