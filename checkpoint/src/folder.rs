@@ -40,6 +40,11 @@ impl Folder {
         &self.dir
     }
 
+    /// The folder with symlinks followed.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Whether there is an entry of that plain name; a dangling symlink counts.
     pub(crate) fn contains(&self, name: &str) -> Result<bool> {
         match fs::symlink_metadata(self.root.join(name)) {
