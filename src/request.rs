@@ -1,6 +1,6 @@
 //! From what was typed to what is wanted: every default is decided here, once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
 use genai_checkpoint::{Checkpoint, resolve_model};
@@ -26,14 +26,7 @@ pub(crate) fn open(source: &SourceArgs) -> Result<Checkpoint, Failure> {
     Ok(Checkpoint::open(&folder)?)
 }
 
-/// The settings of a build, without its output.
-pub(crate) struct Resolved {
-    pub(crate) settings: Settings,
-    pub(crate) filename: String,
-    pub(crate) limits: Limits,
-}
-
-pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
+pub(crate) fn resolve(target: &TargetArgs) -> Result<Request, Failure> {
     let Some(precision) = target.precision else {
         return Err(Failure::usage("no precision given").with_hint("-p fp32, fp16, bf16, int8 or int4"));
     };
@@ -61,7 +54,7 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    Ok(Resolved {
+    Ok(Request {
         settings: Settings {
             target: target_row,
             precision,
@@ -70,13 +63,9 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
         },
         filename: options.filename.unwrap_or_else(|| "model.onnx".to_owned()),
         limits: Limits { max_memory: memory(&target.max_memory)?, threads },
+        allow_unused: target.allow_unused.clone(),
+        hash_inputs: target.hash_inputs,
     })
-}
-
-impl Resolved {
-    pub(crate) fn into_request(self, output: PathBuf) -> Request {
-        Request { settings: self.settings, filename: self.filename, output, limits: self.limits }
-    }
 }
 
 /// Refuses an output that is the checkpoint itself.

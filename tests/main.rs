@@ -4,13 +4,18 @@
 
 mod broken;
 mod command_line;
+mod crash_matrix;
+mod faults;
 mod genai_config;
 mod golden;
+mod machine_readable;
 mod parity;
 mod parts;
 mod readme;
 mod reference;
 mod refusals;
+mod reliability;
 mod same_bytes;
 mod support;
 mod tidy;
+mod verify;

@@ -3,7 +3,7 @@ use std::fmt::Write;
 use genai_architectures::{Config, describe};
 use genai_checkpoint::{Checkpoint, resolve_model};
 
-use super::print;
+use crate::console::print;
 use crate::{
     args::InspectArgs,
     failure::Failure,
