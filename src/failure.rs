@@ -6,8 +6,6 @@ use genai_builder::ErrorKind as Build;
 use genai_checkpoint::ErrorKind as Checkpoint;
 use serde_json::{Map, Value, json};
 
-use crate::signals;
-
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) message: String,
@@ -41,6 +39,7 @@ pub(crate) mod code {
     pub(crate) const CHECKSUM: u8 = 11;
     pub(crate) const REFUSED: u8 = 12;
     pub(crate) const COULD_NOT_RUN: u8 = 13;
+    pub(crate) const INTERRUPTED: u8 = 130;
 }
 
 impl Failure {
@@ -124,7 +123,8 @@ impl From<genai_builder::Error> for Failure {
             Build::Resources => code::RESOURCES,
             Build::OutputConflict => code::OUTPUT_CONFLICT,
             Build::Checksum => code::CHECKSUM,
-            Build::Interrupted => return signals::stopped().unwrap_or_else(|| Self::new(130, error.to_string())),
+            // Which signal it was, `main` knows.
+            Build::Interrupted => code::INTERRUPTED,
             Build::Internal => code::INTERNAL,
         };
         let mut failure = Self { hint: error.hint(), ..Self::new(code, error.to_string()) };
@@ -132,7 +132,9 @@ impl From<genai_builder::Error> for Failure {
             Error::Checkpoint(error) => return error.into(),
             Error::Weight { tensor, .. } => failure.details.tensor = Some(tensor),
             Error::Tensors { problems } | Error::Weights { problems, .. } => failure.details.problems = problems,
-            Error::Sidecar { file, .. } | Error::Checksum { file, .. } => failure.details.file = Some(file),
+            Error::Sidecar { file, .. } | Error::Malformed { file, .. } | Error::Checksum { file, .. } => {
+                failure.details.file = Some(file)
+            }
             Error::Io { path, .. } | Error::Output { path, .. } => {
                 failure.details.file = Some(path.display().to_string())
             }

@@ -34,6 +34,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
+            let stopped = signals::stopped().filter(|_| failure.code == code::INTERRUPTED);
+            let failure = stopped.unwrap_or(failure);
             console::fail(&failure);
             ExitCode::from(failure.code)
         }

@@ -138,7 +138,7 @@ const REFUSALS: &[Refusal] = &[
         INCONSISTENT,
         &["tokenizer.json", "hint: save the tokenizer"],
     ),
-    ("a tokenizer that is no JSON", || default().with("tokenizer.json", "{"), INCONSISTENT, &["tokenizer.json"]),
+    ("a tokenizer that is no JSON", || default().with("tokenizer.json", "{"), MALFORMED, &["tokenizer.json"]),
     (
         "no end token anywhere",
         || {

@@ -187,7 +187,7 @@ const ROWS: &[(&str, Row)] = &[
     ("W09", In("tests/reliability.rs", "mixed_float_dtypes_are_taken_tensor_by_tensor")),
     // Tokenizers and templates.
     ("T01", Fails(|| default().without("tokenizer.json"), 5, &["tokenizer.json", "hint: "])),
-    ("T02", Fails(|| default().with("tokenizer.json", "{"), 5, &["tokenizer.json", "not a JSON object"])),
+    ("T02", Fails(|| default().with("tokenizer.json", "{"), 4, &["tokenizer.json", "not a JSON object"])),
     ("T03", NotYet("a validation has no time limit of its own")),
     (
         "T04",

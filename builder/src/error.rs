@@ -32,6 +32,10 @@ pub enum Error {
     #[error("{file}: {reason}")]
     Sidecar { file: String, reason: String, hint: Option<String> },
 
+    /// A file beside the weights breaks its format.
+    #[error("{file}: {reason}")]
+    Malformed { file: String, reason: String },
+
     #[error("cannot {action} {}: {source}", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
 
@@ -103,6 +107,7 @@ impl Error {
                 ErrorKind::Inconsistent
             }
             Self::Io { .. } | Self::Memory { .. } | Self::Space { .. } => ErrorKind::Resources,
+            Self::Malformed { .. } => ErrorKind::Malformed,
             Self::Output { .. } => ErrorKind::OutputConflict,
             Self::Checksum { .. } => ErrorKind::Checksum,
             Self::Interrupted => ErrorKind::Interrupted,
@@ -131,7 +136,7 @@ impl Error {
                 ErrorKindOfIo::FileTooLarge => Some("a limit on the size of files is set; see `ulimit -f`".to_owned()),
                 _ => None,
             },
-            Self::Tensors { .. } | Self::Interrupted => None,
+            Self::Tensors { .. } | Self::Malformed { .. } | Self::Interrupted => None,
         }
     }
 }

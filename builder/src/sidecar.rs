@@ -138,11 +138,8 @@ fn is_terms(name: &str) -> bool {
 }
 
 fn object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
-    serde_json::from_slice(bytes).map_err(|error| Error::Sidecar {
-        file: file.to_owned(),
-        reason: format!("not a JSON object: {error}"),
-        hint: None,
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Malformed { file: file.to_owned(), reason: format!("not a JSON object: {error}") })
 }
 
 fn is_known(class: &str) -> bool {
