@@ -27,6 +27,7 @@ fn main() -> ExitCode {
     };
     console::set_mode(cli.mode());
     signals::survive_file_size_limit();
+    signals::raise_open_file_limit();
     // What panics is a defect; the panic was told on stderr, and buffers and staged files are dropped on the way.
     let outcome = std::panic::catch_unwind(|| run(&cli)).unwrap_or_else(|_| {
         Err(Failure::new(code::INTERNAL, "a defect of genai-build; please report it with what is said above"))

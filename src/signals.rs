@@ -12,6 +12,7 @@ mod unix {
     };
 
     use genai_builder::Interrupt;
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     use signal_hook::{
         consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ},
         flag,
@@ -75,6 +76,15 @@ mod unix {
         let _ = flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false)));
     }
 
+    /// A model may have hundreds of files, which are open together; systems start programs with a limit of 256 or 1024
+    /// that a program may raise.
+    pub(crate) fn raise_open_file_limit() {
+        let limit = getrlimit(Resource::Nofile);
+        let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        // What is refused shows when too many files are opened.
+        let _ = setrlimit(Resource::Nofile, raised);
+    }
+
     fn is_ignored(signal: i32) -> bool {
         let ignored = || {
             let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -86,7 +96,7 @@ mod unix {
 }
 
 #[cfg(unix)]
-pub(crate) use unix::{interrupt_on_signals, stopped, survive_file_size_limit};
+pub(crate) use unix::{interrupt_on_signals, raise_open_file_limit, stopped, survive_file_size_limit};
 
 #[cfg(not(unix))]
 pub(crate) fn interrupt_on_signals(_: genai_builder::Interrupt) {}
@@ -95,6 +105,9 @@ pub(crate) fn interrupt_on_signals(_: genai_builder::Interrupt) {}
 pub(crate) fn stopped() -> Option<crate::failure::Failure> {
     None
 }
+
+#[cfg(not(unix))]
+pub(crate) fn raise_open_file_limit() {}
 
 #[cfg(not(unix))]
 pub(crate) fn survive_file_size_limit() {}

@@ -129,3 +129,18 @@ pub(super) fn added(tokenizer: &mut Map<String, Value>, name: &str) {
         "normalized": false, "special": false});
     tokenizer["added_tokens"].as_array_mut().unwrap().push(token);
 }
+
+/// The fixture with each of its tensors in a file of its own.
+pub(super) fn scattered() -> Altered {
+    let mut altered = default();
+    let tensors = read_tensors(&altered.path().join(WEIGHTS));
+    assert!(tensors.len() >= 30);
+    altered = altered.without(WEIGHTS);
+    let mut map = Map::new();
+    for (at, (name, tensor)) in tensors.iter().enumerate() {
+        let file = format!("part-{at}.safetensors");
+        altered = altered.with(&file, safetensors_bytes([(name, tensor)].into_iter()));
+        map.insert(name.clone(), json!(file));
+    }
+    altered.with(INDEX, json!({"metadata": {}, "weight_map": map}).to_string())
+}
