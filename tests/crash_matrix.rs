@@ -268,6 +268,29 @@ fn copy_tree(from: &Path, to: &Path) -> Outcome {
     Ok(())
 }
 
+/// File systems that cannot swap two folders: the files are moved one by one.
+#[test]
+fn where_folders_cannot_be_swapped_files_are_moved() -> Outcome {
+    let packages = Packages::make()?;
+    let place = packages.place(Before::Package);
+    let moved = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&moved);
+    let disk = Disk::default().with_hook(move |operation| match operation.action {
+        // EINVAL
+        Action::Exchange => Some(Fault::Fails(io::Error::from_raw_os_error(22))),
+        Action::Rename => {
+            *count.lock().unwrap() += 1;
+            None
+        }
+        _ => None,
+    });
+    build(&place.output, disk, Precision::Int4)?;
+    assert!(place.judge(&place.now())?);
+    assert_eq!(place.beside(), [] as [PathBuf; 0]);
+    assert!(*moved.lock().unwrap() > packages.new.len());
+    Ok(())
+}
+
 /// A power cut loses what was not synced, so nothing may be put in place before it is.
 #[test]
 fn nothing_is_put_in_place_before_it_is_on_the_disk() {

@@ -83,10 +83,13 @@ impl Disk {
         if self.interrupt.is_requested() {
             return Err(Error::Interrupted);
         }
-        match self.hook.as_ref().and_then(|hook| hook(&Operation { action, path })) {
-            None => Ok(()),
-            Some(Fault::Fails(error) | Fault::Torn(error)) => Err(failed(action, path, error)),
-        }
+        self.fault(action, path).map_or(Ok(()), |error| Err(failed(action, path, error)))
+    }
+
+    /// The error that a test wants instead of an operation.
+    fn fault(&self, action: Action, path: &Path) -> Option<io::Error> {
+        let (Fault::Fails(error) | Fault::Torn(error)) = self.hook.as_ref()?(&Operation { action, path })?;
+        Some(error)
     }
 
     fn run(&self, action: Action, path: &Path, operation: impl FnOnce() -> io::Result<()>) -> Result<()> {
@@ -125,8 +128,7 @@ impl Disk {
 
     /// Swaps two folders in one step. `false` where the file system cannot, and nothing was done.
     pub(super) fn exchange(&self, a: &Path, b: &Path) -> Result<bool> {
-        self.before(Action::Exchange, b)?;
-        match exchange(a, b) {
+        match self.fault(Action::Exchange, b).map_or_else(|| exchange(a, b), Err) {
             Ok(()) => Ok(true),
             Err(error) if is_beyond_it(&error) => Ok(false),
             Err(error) => Err(failed(Action::Exchange, b, error)),
