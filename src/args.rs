@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::console::Mode;
+
 const AFTER_HELP: &str = "\
 Examples:
   genai-build -i ./Llama-3.2-1B -p int4 -e cpu -o out/llama --validate
@@ -15,7 +17,8 @@ The flags of a build are those of onnxruntime-genai's model builder, so that
 
 Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed input,
 5 incomplete or contradictory input, 6 network, or not in the cache, 7 the Hub wants a token, 8 disk, memory or IO,
-9 output in the way, 10 validation failed, 11 wrong checksum, 12 refused, 13 validation could not run.";
+9 output in the way, 10 validation failed, 11 wrong checksum, 12 refused, 13 validation could not run,
+128 + N stopped by signal N.";
 
 /// Turns a Hugging Face checkpoint into an ONNX package for onnxruntime-genai, and checks that it is right.
 #[derive(Debug, Parser)]
@@ -40,6 +43,8 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Check a package against a checkpoint
     Validate(ValidateArgs),
+    /// Check that the files of a package are those that were written
+    Verify(VerifyArgs),
     /// Print the supported model families
     Families,
     /// Print the execution providers and what they run each precision in
@@ -97,6 +102,15 @@ pub(crate) struct TargetArgs {
     #[arg(long = "extra_options", alias = "extra-options", num_args = 1.., value_name = "KEY=VALUE")]
     pub(crate) extra_options: Vec<String>,
 
+    /// Tensors that may be left out, by name; * stands for any text. Without it a tensor that is no part of the model
+    /// is an error
+    #[arg(long = "allow-unused", alias = "allow_unused", value_name = "PATTERN")]
+    pub(crate) allow_unused: Vec<String>,
+
+    /// Hash the weight files for the manifest; those of the Hub cache are known without, and with it they are checked
+    #[arg(long = "hash-inputs", alias = "hash_inputs")]
+    pub(crate) hash_inputs: bool,
+
     /// Memory for weights in flight, such as 512M or 2G
     #[arg(long = "max-memory", alias = "max_memory", default_value = "512M", value_name = "SIZE")]
     pub(crate) max_memory: String,
@@ -125,9 +139,13 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
 
-    /// Print the result as one JSON object
+    /// Print the result as one JSON object, that of a failure too
     #[arg(long)]
     pub(crate) json: bool,
+
+    /// How progress is told on stderr: a bar where that is a terminal, or events as lines of JSON
+    #[arg(long, value_enum, default_value_t = ProgressArg::Auto)]
+    pub(crate) progress: ProgressArg,
 }
 
 #[derive(Debug, Args)]
@@ -233,6 +251,27 @@ pub(crate) struct ValidateArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Folder of the package
+    pub(crate) package: PathBuf,
+
+    /// Fail where the folder holds files that are not of the package
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Print the result as one JSON object, that of a failure too
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressArg {
+    Auto,
+    None,
+    Json,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimeCommand {
     /// Say which ONNX Runtime library would be used
@@ -248,4 +287,24 @@ pub(crate) enum PrecisionArg {
     Bf16,
     Int8,
     Int4,
+}
+
+impl Cli {
+    /// The verb, whether it prints JSON, and how it tells progress.
+    pub(crate) fn mode(&self) -> Mode {
+        let quiet = |command, json| Mode { command, json, progress: ProgressArg::Auto };
+        let build = |args: &BuildArgs| Mode { progress: args.progress, ..quiet("build", args.json) };
+        match &self.command {
+            None => build(&self.build),
+            Some(Command::Build(args)) => build(args),
+            Some(Command::Plan(args)) => quiet("plan", args.json),
+            Some(Command::Inspect(_)) => quiet("inspect", false),
+            Some(Command::Run(_)) => quiet("run", false),
+            Some(Command::Validate(args)) => quiet("validate", args.json),
+            Some(Command::Verify(args)) => quiet("verify", args.json),
+            Some(Command::Families) => quiet("families", false),
+            Some(Command::Targets) => quiet("targets", false),
+            Some(Command::Runtime(_)) => quiet("runtime", false),
+        }
+    }
 }

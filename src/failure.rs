@@ -4,12 +4,26 @@ use std::fmt;
 
 use genai_builder::ErrorKind as Build;
 use genai_checkpoint::ErrorKind as Checkpoint;
+use serde_json::{Map, Value, json};
 
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) message: String,
     pub(crate) hint: Option<String>,
     pub(crate) code: u8,
+    /// For programs; boxed, since few failures have any.
+    pub(crate) details: Box<Details>,
+}
+
+/// What a failure is about.
+#[derive(Debug, Default)]
+pub(crate) struct Details {
+    pub(crate) file: Option<String>,
+    pub(crate) tensor: Option<String>,
+    /// Each of several problems.
+    pub(crate) problems: Vec<String>,
+    /// What was found out all the same.
+    pub(crate) report: Map<String, Value>,
 }
 
 pub(crate) mod code {
@@ -27,11 +41,12 @@ pub(crate) mod code {
     pub(crate) const CHECKSUM: u8 = 11;
     pub(crate) const REFUSED: u8 = 12;
     pub(crate) const COULD_NOT_RUN: u8 = 13;
+    pub(crate) const INTERRUPTED: u8 = 130;
 }
 
 impl Failure {
     pub(crate) fn new(code: u8, message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None, code }
+        Self { message: message.into(), hint: None, code, details: Box::default() }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -44,6 +59,43 @@ impl Failure {
 
     pub(crate) fn refused(message: String, hint: &str) -> Self {
         Self::new(code::REFUSED, message).with_hint(hint)
+    }
+
+    pub(crate) fn with_report(mut self, report: Map<String, Value>) -> Self {
+        self.details.report = report;
+        self
+    }
+
+    /// The word for the exit code.
+    fn kind(&self) -> &'static str {
+        match self.code {
+            code::INTERNAL => "internal",
+            code::USAGE => "usage",
+            code::UNSUPPORTED => "unsupported",
+            code::MALFORMED => "malformed_input",
+            code::INCONSISTENT => "inconsistent_input",
+            code::NETWORK => "network",
+            code::AUTH => "auth",
+            code::RESOURCES => "resources",
+            code::OUTPUT_CONFLICT => "output_conflict",
+            code::VALIDATION_FAILED => "validation_failed",
+            code::CHECKSUM => "checksum_mismatch",
+            code::REFUSED => "refused",
+            code::COULD_NOT_RUN => "could_not_validate",
+            _ => "interrupted",
+        }
+    }
+
+    pub(crate) fn to_json(&self) -> Value {
+        json!({
+            "kind": self.kind(),
+            "exit_code": self.code,
+            "message": self.message,
+            "hint": self.hint,
+            "file": self.details.file,
+            "tensor": self.details.tensor,
+            "problems": self.details.problems,
+        })
     }
 
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
@@ -64,6 +116,7 @@ impl fmt::Display for Failure {
 
 impl From<genai_builder::Error> for Failure {
     fn from(error: genai_builder::Error) -> Self {
+        use genai_builder::Error;
         let code = match error.kind() {
             Build::Unsupported => code::UNSUPPORTED,
             Build::Malformed => code::MALFORMED,
@@ -72,9 +125,25 @@ impl From<genai_builder::Error> for Failure {
             Build::CacheMiss => code::NETWORK,
             Build::Resources => code::RESOURCES,
             Build::OutputConflict => code::OUTPUT_CONFLICT,
+            Build::Checksum => code::CHECKSUM,
+            // Which signal it was, `main` knows.
+            Build::Interrupted => code::INTERRUPTED,
             Build::Internal => code::INTERNAL,
         };
-        Self { message: error.to_string(), hint: error.hint(), code }
+        let mut failure = Self { hint: error.hint(), ..Self::new(code, error.to_string()) };
+        match error {
+            Error::Checkpoint(error) => return error.into(),
+            Error::Weight { tensor, .. } => failure.details.tensor = Some(tensor),
+            Error::Tensors { problems } | Error::Weights { problems, .. } => failure.details.problems = problems,
+            Error::Sidecar { file, .. } | Error::Malformed { file, .. } | Error::Checksum { file, .. } => {
+                failure.details.file = Some(file)
+            }
+            Error::Io { path, .. } | Error::Output { path, .. } => {
+                failure.details.file = Some(path.display().to_string())
+            }
+            _ => {}
+        }
+        failure
     }
 }
 
@@ -90,7 +159,10 @@ impl From<genai_checkpoint::Error> for Failure {
             Checkpoint::Checksum => code::CHECKSUM,
             Checkpoint::Io => code::RESOURCES,
         };
-        Self { message: error.to_string(), hint: error.hint().map(str::to_owned), code }
+        let mut failure = Self { hint: error.hint().map(str::to_owned), ..Self::new(code, error.to_string()) };
+        failure.details.file = error.file().map(|file| file.display().to_string());
+        failure.details.tensor = error.tensor().map(str::to_owned);
+        failure
     }
 }
 

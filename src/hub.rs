@@ -1,13 +1,21 @@
 //! Models by name: a folder, or the Hub with a progress bar.
 
-use std::{collections::BTreeMap, path::Path, sync::Mutex, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use genai_architectures::{Config, describe};
 use genai_checkpoint::{Checkpoint, HubOptions, Progress, Token, resolve_model};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value;
 
-use crate::{args::HubArgs, commands::note, failure::Failure, report::bytes};
+use crate::{
+    args::HubArgs,
+    console::{self, note},
+    failure::Failure,
+    report::bytes,
+};
 
 /// Which token the Hub gets to see.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -48,10 +56,8 @@ pub(crate) fn open(
             Some(Some(token.clone()))
         }
     };
-    let bar = Bar::new();
-    let folder = resolve_model(&model, &options, &bar, accept);
-    bar.bar.finish_and_clear();
-    Ok(Checkpoint::open(&folder?)?)
+    let folder = resolve_model(&model, &options, &Fetching::default(), accept)?;
+    Ok(Checkpoint::open(&folder)?)
 }
 
 /// Fails for a model that cannot be built, before it is fetched.
@@ -60,14 +66,16 @@ pub(crate) fn describable(config: &Value) -> Result<(), Failure> {
     Ok(())
 }
 
-/// All files of a download as one bar; where there is no terminal, a line for each tenth of a long one.
-struct Bar {
-    bar: ProgressBar,
+/// All files of a download as one; where there is no terminal, a line for each tenth of a long one.
+#[derive(Default)]
+struct Fetching {
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
+    /// From the first file on.
+    shown: Option<console::Progress>,
     /// What is here of each file, and its size.
     files: BTreeMap<String, (u64, u64)>,
     /// The last tenth that was told of.
@@ -77,36 +85,33 @@ struct State {
 /// Downloads shorter than this are over before a line about them is read.
 const LONG: u64 = 64 << 20;
 
-impl Bar {
-    fn new() -> Self {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        let style = "{msg} {bar:40} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta} left";
-        bar.set_style(ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Self { bar, state: Mutex::default() }
+impl Fetching {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Progress for Bar {
+impl Progress for Fetching {
     fn file(&self, name: &str, done: u64, size: u64) {
-        let mut state = self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if state.files.is_empty() {
-            self.bar.enable_steady_tick(Duration::from_millis(200));
-        }
-        state.files.insert(name.to_owned(), (done, size));
+        let State { shown, files, tenth } = &mut *self.state();
+        let shown = shown.get_or_insert_with(|| console::Progress::start("fetch"));
+        files.insert(name.to_owned(), (done, size));
         let add = |sum: (u64, u64), file: &(u64, u64)| (sum.0.saturating_add(file.0), sum.1.saturating_add(file.1));
-        let (done, size) = state.files.values().fold((0, 0), add);
-        let whole = state.files.values().filter(|(done, size)| done == size).count();
-        self.bar.set_message(format!("fetching, {whole} of {} files", state.files.len()));
-        self.bar.set_length(size);
-        self.bar.set_position(done);
-        let tenth = done / (size / 10).max(1);
-        if self.bar.is_hidden() && size >= LONG && tenth > state.tenth {
-            state.tenth = tenth;
-            note(&format!("fetching: {} of {}, {whole} of {} files", bytes(done), bytes(size), state.files.len()));
+        let (done, size) = files.values().fold((0, 0), add);
+        let whole = files.values().filter(|(done, size)| done == size).count();
+        shown.describe(&format!("fetching, {whole} of {} files", files.len()));
+        shown.at(done, size);
+        let now = done / (size / 10).max(1);
+        if shown.lacks_a_terminal() && size >= LONG && now > *tenth {
+            *tenth = now;
+            note(&format!("fetching: {} of {}, {whole} of {} files", bytes(done), bytes(size), files.len()));
         }
     }
 
     fn note(&self, line: &str) {
-        self.bar.suspend(|| note(line));
+        match &self.state().shown {
+            Some(shown) => shown.note(line),
+            None => note(line),
+        }
     }
 }

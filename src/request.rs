@@ -1,6 +1,6 @@
 //! From what was typed to what is wanted: every default is decided here, once.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
 use genai_checkpoint::Checkpoint;
@@ -30,11 +30,9 @@ pub(crate) fn open(source: &SourceArgs, offline: bool, token: &TokenChoice) -> R
     }
 }
 
-/// The settings of a build, without its output.
+/// What a build is to be, and how its checkpoint is fetched.
 pub(crate) struct Resolved {
-    pub(crate) settings: Settings,
-    pub(crate) filename: String,
-    pub(crate) limits: Limits,
+    pub(crate) request: Request,
     pub(crate) token: TokenChoice,
 }
 
@@ -66,7 +64,7 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    Ok(Resolved {
+    let request = Request {
         settings: Settings {
             target: target_row,
             precision,
@@ -75,14 +73,10 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
         },
         filename: options.filename.unwrap_or_else(|| "model.onnx".to_owned()),
         limits: Limits { max_memory: memory(&target.max_memory)?, threads },
-        token: options.hf_token,
-    })
-}
-
-impl Resolved {
-    pub(crate) fn into_request(self, output: PathBuf) -> Request {
-        Request { settings: self.settings, filename: self.filename, output, limits: self.limits }
-    }
+        allow_unused: target.allow_unused.clone(),
+        hash_inputs: target.hash_inputs,
+    };
+    Ok(Resolved { request, token: options.hf_token })
 }
 
 /// Refuses an output that is the checkpoint itself.

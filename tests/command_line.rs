@@ -4,11 +4,11 @@ use std::fs;
 use std::path::Path;
 
 use genai_checkpoint::Checkpoint;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{
     Altered, Outcome, build, build_arguments, contents, fixture, for_each, genai_build, genai_build_with, recorded,
-    runtime, runtime_arguments,
+    runtime, runtime_arguments, without_record,
 };
 
 const USAGE: i32 = 2;
@@ -53,7 +53,7 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     ("-m a/b/c -o {out} -p int4 -e cpu", 5, &["a/b/c", "more than one slash"]),
     ("-i {} -o {} -p int4 -e cpu", 9, &["is the checkpoint itself", "hint: "]),
     ("-i {} -o {}/config.json -p int4 -e cpu", 9, &["config.json exists and is not a folder", "hint: "]),
-    ("-i {} -o {}/config.json/package -p int4 -e cpu", 8, &["config.json"]),
+    ("-i {} -o {}/config.json/package -p int4 -e cpu", 9, &["config.json", "cannot be written"]),
     ("run {} --prompt hello", 8, &["genai_config.json"]),
     ("run {}", USAGE, &["--prompt"]),
     ("inspect {}/gone", 5, &["gone"]),
@@ -137,7 +137,13 @@ fn a_model_is_found_in_the_hub_cache() -> Outcome {
         let output = tempfile::tempdir()?;
         let build = ["-m", model, "-p", "int4", "-e", "cpu", "-o", output.path().to_str().unwrap()];
         genai_build_with(&variables, build.into_iter().chain(flags)).success()?;
-        assert!(contents(output.path()) == contents(expected.path()), "{model}");
+        let record: Value = serde_json::from_slice(&fs::read(output.path().join("genai-build.json"))?)?;
+        assert_eq!(
+            (&record["source"]["repository"], &record["source"]["commit"]),
+            (&json!("tiny/llama"), &json!(COMMIT))
+        );
+        let [found, expected] = [output.path(), expected.path()].map(|folder| without_record(contents(folder)));
+        assert!(found == expected, "{model}");
     }
     let other = ["plan", "-m", "tiny/llama@v2", "-p", "int4", "-e", "cpu"];
     genai_build_with(&[("HF_HOME", home.path())], other).failed(6, &["tiny/llama@v2", "not this revision", "hint: "])

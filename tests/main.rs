@@ -4,10 +4,13 @@
 
 mod broken;
 mod command_line;
+mod crash_matrix;
+mod faults;
 mod genai_config;
 mod golden;
 mod hub;
 // The tests of checkpoint/ use all of it.
+mod machine_readable;
 #[allow(dead_code)]
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
@@ -16,6 +19,8 @@ mod parts;
 mod readme;
 mod reference;
 mod refusals;
+mod reliability;
 mod same_bytes;
 mod support;
 mod tidy;
+mod verify;

@@ -1,6 +1,7 @@
 //! What must not change a package: threads, memory, shards, an earlier build at the same place. And what a plan says of
 //! a package is so, and weights take no more memory than they were given.
 
+use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
@@ -9,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use crate::support::{
     Altered, Outcome, Tensors, build_arguments, contents, fixture, for_each, genai_build, read_tensors, recorded,
-    safetensors_bytes,
+    safetensors_bytes, without_record,
 };
 
 /// Every pair that has kernels.
@@ -50,12 +51,14 @@ fn shards_do_not_change_a_byte() -> Outcome {
     for file in FILES {
         tensors.append(&mut read_tensors(&sharded.path().join(file)));
     }
-    let expected = package(sharded.path(), "int4", "cpu", &[])?;
+    // The manifest tells the files that were read, and so the sums tell another manifest.
+    let model = |folder: &Path| Ok::<_, Box<dyn Error>>(without_record(package(folder, "int4", "cpu", &[])?));
+    let expected = model(sharded.path())?;
 
     let joined = safetensors_bytes(tensors.iter());
     let single = FILES.iter().fold(Altered::copy_of("llama-mha"), |folder, file| folder.without(file));
     let single = single.without("model.safetensors.index.json").with("model.safetensors", joined);
-    assert!(package(single.path(), "int4", "cpu", &[])? == expected);
+    assert!(model(single.path())? == expected);
 
     // Another number of shards, and neighbours apart.
     let of_shard =
@@ -69,7 +72,7 @@ fn shards_do_not_change_a_byte() -> Outcome {
     }
     let index = json!({"metadata": {}, "weight_map": map});
     let scattered = scattered.with("model.safetensors.index.json", index.to_string());
-    assert!(package(scattered.path(), "int4", "cpu", &[])? == expected);
+    assert!(model(scattered.path())? == expected);
     Ok(())
 }
 
@@ -135,7 +138,7 @@ fn weights_take_no_more_memory_than_they_are_given() {
 }
 
 /// A model of one layer in f32, all zeros and so a sparse file. Returns the bytes of its largest tensor.
-fn write_wide_checkpoint(folder: &Path) -> Outcome<u64> {
+pub(crate) fn write_wide_checkpoint(folder: &Path) -> Outcome<u64> {
     const HIDDEN: u64 = 2048;
     const VOCAB: u64 = 12800;
     const INNER: u64 = 256;

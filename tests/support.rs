@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -160,6 +161,19 @@ pub(crate) fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
         } else {
             files.insert(name, fs::read(&path).unwrap());
         }
+    }
+    files
+}
+
+/// A figure or the reason of a test that was not run, for who reads the log.
+pub(crate) fn tell(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// The files of a package without those that record how it was made.
+pub(crate) fn without_record(mut files: BTreeMap<String, Vec<u8>>) -> BTreeMap<String, Vec<u8>> {
+    for record in ["genai-build.json", "SHA256SUMS"] {
+        assert!(files.remove(record).is_some(), "the package has no {record}");
     }
     files
 }

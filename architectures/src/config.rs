@@ -222,6 +222,8 @@ impl Config {
     pub(crate) fn opt_usize(&self, key: &str) -> Result<Option<usize>> {
         // Above this nothing is a size of a decoder, and products of two sizes still fit in 64 bits.
         const LIMIT: u64 = 1 << 31;
+        // A description holds every layer, so a count of them must not decide how much memory is taken.
+        const MOST_LAYERS: u64 = 4096;
         let Some(value) = self.get(key) else { return Ok(None) };
         // Some writers store an integer as `4096.0`.
         let integer = value.as_u64().or_else(|| {
@@ -229,6 +231,9 @@ impl Config {
             (float.fract() == 0.0 && (0.0..LIMIT as f64).contains(&float)).then_some(float as u64)
         });
         match integer {
+            Some(integer) if key.contains("layer") && integer > MOST_LAYERS => {
+                Err(Error::invalid(self.path(key), format!("at most {MOST_LAYERS} layers"), value))
+            }
             Some(integer) if (1..LIMIT).contains(&integer) => Ok(Some(integer as usize)),
             _ => Err(Error::invalid(self.path(key), "an integer from 1 to 2^31 - 1", value)),
         }

@@ -6,19 +6,19 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    #[error("config key `{key}` is missing, expected {expected}")]
+    #[error("config key `{}` is missing, expected {expected}", printable(.key))]
     Missing { key: String, expected: String },
 
-    #[error("config key `{key}` is {found}, expected {expected}")]
+    #[error("config key `{}` is {}, expected {}", printable(.key), printable(.found), printable(.expected))]
     Invalid { key: String, expected: String, found: String },
 
-    #[error("config key `{key}` is {value:?}, which is not supported (supported: {supported})")]
+    #[error("config key `{}` is {value:?}, which is not supported (supported: {})", printable(.key), printable(.supported))]
     Unsupported { key: String, value: String, supported: String },
 
-    #[error("config keys that this family does not read may change the maths: {}", .keys.join(", "))]
+    #[error("config keys that this family does not read may change the maths: {}", printable(&.keys.join(", ")))]
     Unread { keys: Vec<String> },
 
-    #[error("architecture `{found}` is not supported")]
+    #[error("architecture `{}` is not supported", printable(.found))]
     UnknownArchitecture { found: String, closest: Vec<&'static str>, supported: Vec<&'static str> },
 }
 
@@ -59,4 +59,20 @@ impl Error {
             _ => None,
         }
     }
+}
+
+/// What a config says, without control or bidirectional characters, and cut where it gets long: it may be anything.
+fn printable(text: &str) -> String {
+    const MOST: usize = 4096;
+    let mut shown = String::new();
+    for c in text.chars().take(MOST) {
+        match c {
+            '\'' | '"' | '\\' => shown.push(c),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    if text.chars().nth(MOST).is_some() {
+        shown.push('…');
+    }
+    shown
 }

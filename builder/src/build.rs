@@ -1,17 +1,19 @@
 //! The pipeline, from a request to a package.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use genai_architectures::{Config, DecoderSpec, describe};
 use genai_checkpoint::Checkpoint;
+use serde_json::Value;
 
 use crate::{
-    Error, Plan, Result, Settings,
-    accounting::{Copy, account},
+    Error, Output, Plan, Result, Settings,
+    accounting::{Accounting, account},
     genai_config::{GenaiConfig, Sources},
     lower,
+    manifest::{Manifest, inputs},
     materialize::{Limits, check_constants, check_copies, materialize},
-    output::StagedOutput,
+    output::{LAST, StagedOutput},
     sidecar::Sidecars,
 };
 
@@ -21,14 +23,18 @@ pub struct Request {
     pub settings: Settings,
     /// Name of the graph's file, without folders; the data file is called the same with `.data` added.
     pub filename: String,
-    pub output: PathBuf,
     pub limits: Limits,
+    /// Names of tensors that may be left out, with `*` for any text.
+    pub allow_unused: Vec<String>,
+    /// Whether weight files are hashed for the manifest where the Hub cache does not tell their hashes.
+    pub hash_inputs: bool,
 }
 
 /// A finished package that is not in its place yet; dropped without a commit, it is gone.
 #[derive(Debug)]
 pub struct Built {
     output: StagedOutput,
+    manifest: Manifest,
     spec: DecoderSpec,
     plan: Plan,
 }
@@ -46,8 +52,8 @@ pub struct Report {
 ///
 /// # Errors
 /// What makes the build impossible: an unsupported model, or tensors that do not fit the config.
-pub fn plan(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Result<(DecoderSpec, Plan)> {
-    let Planned { spec, plan, .. } = planned(checkpoint, settings, filename)?;
+pub fn plan(checkpoint: &Checkpoint, request: &Request) -> Result<(DecoderSpec, Plan)> {
+    let Planned { spec, plan, .. } = planned(checkpoint, request)?;
     Ok((spec, plan))
 }
 
@@ -55,9 +61,14 @@ pub fn plan(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Res
 /// will be.
 ///
 /// # Errors
-/// Nothing is left behind then.
-pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Built> {
-    let Planned { checkpoint, spec, plan, copies } = planned(checkpoint, &request.settings, &request.filename)?;
+/// Nothing is left behind then, and the output is as it was.
+pub fn build(
+    checkpoint: &Checkpoint,
+    request: &Request,
+    output: Output,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Built> {
+    let Planned { checkpoint, spec, plan, accounting } = planned(checkpoint, request)?;
     let sidecars = Sidecars::read(&checkpoint, spec.context_length)?;
     let sources = Sources {
         config: checkpoint.config(),
@@ -66,17 +77,25 @@ pub fn build(checkpoint: &Checkpoint, request: &Request, progress: &(dyn Fn(u64,
     };
     let positions = plan.graph.inputs.iter().any(|input| plan.graph.name(*input) == "position_ids");
     let genai_config = GenaiConfig::new(&spec, &request.settings, &request.filename, positions, &sources)?;
+    let genai_config = genai_config.to_json();
 
-    check_copies(&copies, &checkpoint)?;
+    check_copies(&accounting.copies, &checkpoint)?;
     check_constants(&spec.constants, &checkpoint)?;
-    let output = StagedOutput::create(&request.output)?;
-    let data_file = output.folder().join(&plan.data_file);
-    materialize(&plan, &checkpoint, &data_file, &request.limits, &|done| progress(done, plan.data_bytes))?;
+    let inputs = inputs(&checkpoint, &sidecars.inputs, request.hash_inputs)?;
+    let model = plan.model_bytes();
+    let bytes = plan.data_bytes + sidecars.bytes() + (model.len() + genai_config.len()) as u64;
+    let mut output = output.stage(bytes)?;
+    let data = output.create(&plan.data_file, plan.data_bytes)?;
+    materialize(&plan, &checkpoint, &data, &request.limits, &|done| progress(done, plan.data_bytes))?;
+    // Stretches between initializers are nobody's work.
+    progress(plan.data_bytes, plan.data_bytes);
+    output.finish(&plan.data_file, &data)?;
     checkpoint.verify_unchanged()?;
-    output.write(&request.filename, &plan.model_bytes())?;
-    sidecars.write(output.folder())?;
-    output.write("genai_config.json", genai_config.to_json().as_bytes())?;
-    Ok(Built { output, spec, plan })
+    output.write(&request.filename, &model)?;
+    sidecars.write(&mut output)?;
+    output.write(LAST, genai_config.as_bytes())?;
+    let manifest = Manifest::new(&spec, &plan, accounting, request, &checkpoint, inputs);
+    Ok(Built { output, manifest, spec, plan })
 }
 
 impl Built {
@@ -89,9 +108,13 @@ impl Built {
         &self.spec
     }
 
-    /// Puts the package in its place.
-    pub fn commit(self) -> Result<Report> {
-        let files = self.output.commit("genai_config.json")?;
+    /// Puts the package in its place, with its manifest, which records `parity` where there is some.
+    ///
+    /// # Errors
+    /// The output is as it was then.
+    pub fn commit(self, parity: Option<Value>) -> Result<Report> {
+        let manifest = self.manifest.finish(self.output.files(), parity);
+        let files = self.output.commit(&manifest)?;
         Ok(Report { spec: self.spec, plan: self.plan, files })
     }
 }
@@ -101,16 +124,16 @@ struct Planned {
     checkpoint: Checkpoint,
     spec: DecoderSpec,
     plan: Plan,
-    copies: Vec<Copy>,
+    accounting: Accounting,
 }
 
-fn planned(checkpoint: &Checkpoint, settings: &Settings, filename: &str) -> Result<Planned> {
+fn planned(checkpoint: &Checkpoint, request: &Request) -> Result<Planned> {
     refuse_quantized(checkpoint)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
-    let plan = lower(&spec, settings, &format!("{filename}.data"))?;
+    let plan = lower(&spec, &request.settings, &format!("{}.data", request.filename))?;
     let checkpoint = checkpoint.renamed(|stored| spec.name_of(stored))?;
-    let copies = account(&plan, &spec, &checkpoint)?;
-    Ok(Planned { checkpoint, spec, plan, copies })
+    let accounting = account(&plan, &spec, &checkpoint, &request.allow_unused)?;
+    Ok(Planned { checkpoint, spec, plan, accounting })
 }
 
 /// Weights that are quantized already need a reader of their format.

@@ -1,4 +1,4 @@
-use std::{fmt::Display, path::PathBuf};
+use std::{fmt::Display, io::ErrorKind as ErrorKindOfIo, path::PathBuf};
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -24,9 +24,17 @@ pub enum Error {
     #[error("tensor {tensor:?}, row {row}: {reason}")]
     Weight { tensor: String, row: u64, reason: String, hint: Option<&'static str> },
 
+    /// Weights of several tensors have none; the first of each tensor.
+    #[error("{} tensors cannot be stored: {}", .problems.len(), .problems.join("; "))]
+    Weights { problems: Vec<String>, hint: Option<&'static str> },
+
     /// A file beside the weights is missing or cannot be used.
     #[error("{file}: {reason}")]
     Sidecar { file: String, reason: String, hint: Option<String> },
+
+    /// A file beside the weights breaks its format.
+    #[error("{file}: {reason}")]
+    Malformed { file: String, reason: String },
 
     #[error("cannot {action} {}: {source}", .path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
@@ -36,6 +44,17 @@ pub enum Error {
 
     #[error("{what} needs {needed} bytes, but the limit is {limit}")]
     Memory { what: String, needed: u64, limit: u64 },
+
+    #[error("the package needs {needed} bytes, and {} has {free} free", .path.display())]
+    Space { path: PathBuf, needed: u64, free: u64 },
+
+    /// A file is not the one that the Hub says it is.
+    #[error("{file}: its SHA-256 is {found}, the Hub cache says {recorded}")]
+    Checksum { file: String, found: String, recorded: String },
+
+    /// Someone asked the build to stop.
+    #[error("the build was interrupted")]
+    Interrupted,
 
     /// A graph that does not fit together: a defect of this tool.
     #[error("internal error at graph node `{node}`: {reason}")]
@@ -52,6 +71,8 @@ pub enum ErrorKind {
     CacheMiss,
     Resources,
     OutputConflict,
+    Checksum,
+    Interrupted,
     Internal,
 }
 
@@ -82,9 +103,14 @@ impl Error {
                 _ => ErrorKind::Resources,
             },
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Tensors { .. } | Self::Weight { .. } | Self::Sidecar { .. } => ErrorKind::Inconsistent,
-            Self::Io { .. } | Self::Memory { .. } => ErrorKind::Resources,
+            Self::Tensors { .. } | Self::Weight { .. } | Self::Weights { .. } | Self::Sidecar { .. } => {
+                ErrorKind::Inconsistent
+            }
+            Self::Io { .. } | Self::Memory { .. } | Self::Space { .. } => ErrorKind::Resources,
+            Self::Malformed { .. } => ErrorKind::Malformed,
             Self::Output { .. } => ErrorKind::OutputConflict,
+            Self::Checksum { .. } => ErrorKind::Checksum,
+            Self::Interrupted => ErrorKind::Interrupted,
             Self::Graph { .. } => ErrorKind::Internal,
         }
     }
@@ -95,11 +121,22 @@ impl Error {
             Self::Architecture(error) => error.hint(),
             Self::Checkpoint(error) => error.hint().map(|hint| hint.to_string()),
             Self::Unsupported { hint, .. } => Some(hint.clone()),
-            Self::Weight { hint, .. } => hint.map(str::to_owned),
+            Self::Weight { hint, .. } | Self::Weights { hint, .. } => hint.map(str::to_owned),
             Self::Sidecar { hint, .. } | Self::Output { hint, .. } => hint.clone(),
             Self::Memory { .. } => Some("raise --max-memory".to_owned()),
             Self::Graph { .. } => Some("this is a defect of genai-build; please report it with the config".to_owned()),
-            Self::Tensors { .. } | Self::Io { .. } => None,
+            Self::Space { .. } => Some("free some space, or give an output on another disk".to_owned()),
+            Self::Checksum { .. } => {
+                Some("the file is damaged: remove it from the cache and fetch it again".to_owned())
+            }
+            Self::Io { source, .. } => match source.kind() {
+                ErrorKindOfIo::StorageFull | ErrorKindOfIo::QuotaExceeded => {
+                    Some("the disk is full: free some space, or give an output on another disk".to_owned())
+                }
+                ErrorKindOfIo::FileTooLarge => Some("a limit on the size of files is set; see `ulimit -f`".to_owned()),
+                _ => None,
+            },
+            Self::Tensors { .. } | Self::Malformed { .. } | Self::Interrupted => None,
         }
     }
 }

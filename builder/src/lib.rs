@@ -19,12 +19,14 @@
 
 mod accounting;
 mod build;
+mod digest;
 mod error;
 mod genai_config;
 pub mod graph;
 mod lower;
+mod manifest;
 pub mod materialize;
-mod output;
+pub mod output;
 pub mod plan;
 mod precision;
 mod sidecar;
@@ -33,6 +35,7 @@ pub mod target;
 pub use build::{Built, Report, Request, build, plan};
 pub use error::{Error, ErrorKind, Result};
 pub use lower::{Settings, lower};
+pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Recipe, Role};
 pub use target::{TARGETS, Target};

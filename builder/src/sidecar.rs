@@ -1,11 +1,9 @@
 //! The files beside the graph: the tokenizer as onnxruntime-genai loads it, the chat template, the licence.
 
-use std::path::Path;
-
 use genai_checkpoint::Checkpoint;
 use serde_json::{Map, Value};
 
-use crate::{Error, Result};
+use crate::{Error, Result, output::StagedOutput};
 
 /// What the tokenizer files say of special tokens.
 #[derive(Debug, Default)]
@@ -24,13 +22,14 @@ const VERBATIM: &[&str] = &[
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
-    "LICENSE",
-    "LICENSE.txt",
-    "LICENSE.md",
-    "NOTICE",
-    "NOTICE.txt",
-    "USE_POLICY.md",
 ];
+
+/// The model card, and how the names of files begin that say under which terms the weights may be used.
+const CARD: &str = "README.md";
+const TERMS: &[&str] = &["LICENSE", "LICENCE", "COPYING", "NOTICE", "USE_POLICY", "TERMS"];
+
+/// More text than any licence has.
+const MOST_TERMS_BYTES: usize = 4 << 20;
 
 /// Tokenizer classes that onnxruntime-genai 0.18 and its predecessors load, without the `Fast` that may follow.
 const KNOWN_CLASSES: &[&str] = &[
@@ -58,6 +57,8 @@ const KNOWN_CLASSES: &[&str] = &[
 #[derive(Debug)]
 pub(crate) struct Sidecars {
     files: Vec<(String, Vec<u8>)>,
+    /// The files of the checkpoint that these were made from.
+    pub(crate) inputs: Vec<String>,
     pub(crate) facts: TokenizerFacts,
 }
 
@@ -80,8 +81,12 @@ impl Sidecars {
             });
         };
         let tokenizer = object("tokenizer.json", tokenizer)?;
+        let mut inputs: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
         let mut config = match checkpoint.file("tokenizer_config.json")? {
-            Some(bytes) => object("tokenizer_config.json", &bytes)?,
+            Some(bytes) => {
+                inputs.push("tokenizer_config.json".to_owned());
+                object("tokenizer_config.json", &bytes)?
+            }
             None => Map::new(),
         };
         let id = |key: &str| special_token(&config, key).and_then(|token| token_id(&tokenizer, token));
@@ -95,23 +100,46 @@ impl Sidecars {
         let mut text = serde_json::to_vec_pretty(&config).unwrap_or_default();
         text.push(b'\n');
         files.push(("tokenizer_config.json".to_owned(), text));
-        Ok(Self { files, facts })
+        for name in checkpoint.file_names()?.into_iter().filter(|name| is_terms(name)) {
+            if let Some(bytes) = checkpoint.file(&name)? {
+                if bytes.len() > MOST_TERMS_BYTES {
+                    let reason = format!("has {} bytes, expected a text of at most {MOST_TERMS_BYTES}", bytes.len());
+                    return Err(Error::Sidecar { file: name, reason, hint: None });
+                }
+                inputs.push(name.clone());
+                files.push((name, bytes));
+            }
+        }
+        inputs.sort();
+        Ok(Self { files, inputs, facts })
     }
 
-    pub(crate) fn write(&self, folder: &Path) -> Result<()> {
-        self.files.iter().try_for_each(|(name, bytes)| {
-            let path = folder.join(name);
-            std::fs::write(&path, bytes).map_err(Error::io("write", path))
-        })
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    pub(crate) fn write(&self, output: &mut StagedOutput) -> Result<()> {
+        self.files.iter().try_for_each(|(name, bytes)| output.write(name, bytes))
     }
 }
 
+/// Whether a file belongs to the weights wherever they go: the model card, a licence, a notice, terms of use.
+fn is_terms(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    let text = ["", ".MD", ".TXT", ".RST", ".PDF"];
+    name == CARD
+        || TERMS.iter().any(|start| {
+            // `LICENSE-MIT.txt`, `NOTICE`, but no `licenses.py`.
+            upper.strip_prefix(start).is_some_and(|rest| {
+                let (middle, ending) = rest.rfind('.').map_or((rest, ""), |at| rest.split_at(at));
+                text.contains(&ending) && (middle.is_empty() || middle.starts_with(['-', '_']))
+            })
+        })
+}
+
 fn object(file: &str, bytes: &[u8]) -> Result<Map<String, Value>> {
-    serde_json::from_slice(bytes).map_err(|error| Error::Sidecar {
-        file: file.to_owned(),
-        reason: format!("not a JSON object: {error}"),
-        hint: None,
-    })
+    serde_json::from_slice(bytes)
+        .map_err(|error| Error::Malformed { file: file.to_owned(), reason: format!("not a JSON object: {error}") })
 }
 
 fn is_known(class: &str) -> bool {
@@ -153,4 +181,21 @@ fn token_id(tokenizer: &Map<String, Value>, token: &str) -> Option<u64> {
             _ => None,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_terms;
+
+    #[test]
+    fn terms_are_known_by_their_names() {
+        for name in
+            ["README.md", "LICENSE", "License.md", "LICENCE-MIT", "Notice.txt", "LICENSE_2.0.txt", "TERMS_OF_USE.md"]
+        {
+            assert!(is_terms(name), "{name}");
+        }
+        for name in ["readme.md", "licenses.py", "LICENSEE.bin", "model.safetensors", "notice.sh", ""] {
+            assert!(!is_terms(name), "{name}");
+        }
+    }
 }

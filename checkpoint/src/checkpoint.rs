@@ -192,6 +192,14 @@ impl Checkpoint {
         self.folder.open_file(name)?.map(|file| file.read_all(MOST_FILE_BYTES)).transpose()
     }
 
+    /// The names of what is in the folder, sorted, those that are text.
+    ///
+    /// # Errors
+    /// `Io` if the system fails to list it.
+    pub fn file_names(&self) -> Result<Vec<String>> {
+        self.folder.names()
+    }
+
     /// The path of a file beside the weights, where [`Checkpoint::file`] would read one.
     pub fn file_path(&self, name: &str) -> Option<PathBuf> {
         let readable = is_plain_file_name(name) && matches!(self.folder.open_file(name), Ok(Some(_)));
@@ -203,6 +211,14 @@ impl Checkpoint {
     /// Compares device, inode, length and modification time: an edit in place that keeps both latter goes unnoticed.
     pub fn verify_unchanged(&self) -> Result<()> {
         self.seen.iter().try_for_each(Fingerprint::verify)
+    }
+
+    pub(crate) fn folder(&self) -> &Folder {
+        &self.folder
+    }
+
+    pub(crate) fn source_files(&self) -> &[SourceFile] {
+        &self.files
     }
 
     fn about(&self, tensor: &Tensor, kind: ErrorKind, problem: String) -> Error {

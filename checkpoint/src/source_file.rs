@@ -49,6 +49,11 @@ impl SourceFile {
         &self.seen.path
     }
 
+    /// Where the file really is, with symlinks followed.
+    pub(crate) fn resolved(&self) -> &Path {
+        &self.seen.resolved
+    }
+
     /// The length in bytes when the file was opened.
     pub(crate) fn len(&self) -> u64 {
         self.seen.stamp.len

@@ -2,7 +2,7 @@ use std::fmt::Write;
 
 use genai_architectures::{Config, describe};
 
-use super::print;
+use crate::console::print;
 use crate::{
     args::InspectArgs,
     failure::Failure,

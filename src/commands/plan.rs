@@ -1,15 +1,15 @@
 use genai_builder::materialize::peak_tile_bytes;
 
-use super::{note, print, print_json};
-use crate::{args::PlanArgs, failure::Failure, report::PlanReport, request};
+use crate::console::{note, print, print_json};
+use crate::{args::PlanArgs, failure::Failure, report::PlanReport, request, request::Resolved};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
-    let resolved = request::resolve(&args.target)?;
-    let checkpoint = request::open(&args.source, args.offline, &resolved.token)?;
+    let Resolved { request, token } = request::resolve(&args.target)?;
+    let checkpoint = request::open(&args.source, args.offline, &token)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
     }
-    let (spec, plan) = genai_builder::plan(&checkpoint, &resolved.settings, &resolved.filename)?;
-    let report = PlanReport::new(&spec, &plan, peak_tile_bytes(&plan, &resolved.limits)?);
+    let (spec, plan) = genai_builder::plan(&checkpoint, &request)?;
+    let report = PlanReport::new(&spec, &plan, peak_tile_bytes(&plan, &request.limits)?);
     if args.json { print_json(&report) } else { print(&report.to_text()) }
 }

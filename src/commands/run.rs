@@ -2,7 +2,8 @@ use genai_validate::{
     CacheMode, GenerateOptions, Package, Sampler, SamplingOptions, SpecialTokens, Tokenizer, generate,
 };
 
-use super::{note, print, validate};
+use super::validate;
+use crate::console::{note, print};
 use crate::{args::RunArgs, failure::Failure};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {

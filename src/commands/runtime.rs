@@ -1,6 +1,6 @@
 use genai_validate::runtime::{cache_folder, find, install};
 
-use super::{note, print};
+use crate::console::{note, print};
 use crate::{args::RuntimeCommand, failure::Failure};
 
 pub(crate) fn run(command: &RuntimeCommand) -> Result<(), Failure> {

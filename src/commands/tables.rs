@@ -5,7 +5,7 @@ use std::fmt::Write;
 use genai_architectures::families::FAMILIES;
 use genai_builder::{Precision, TARGETS};
 
-use super::print;
+use crate::console::print;
 use crate::failure::Failure;
 
 pub(crate) fn families() -> Result<(), Failure> {

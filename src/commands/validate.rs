@@ -8,8 +8,9 @@ use genai_validate::{
     runtime::find_or_install,
 };
 use serde::Serialize;
+use serde_json::json;
 
-use super::{note, print, print_json};
+use crate::console::{note, print, print_json};
 use crate::{
     args::{RuntimeArgs, ValidateArgs},
     failure::{Failure, code},
@@ -42,12 +43,21 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let precision = precision(args.precision.into());
     let (parity, continuation) = check(&args.package, &checkpoint, &spec, precision, &args.runtime)?;
     let failed = parity.verdict == Verdict::Fail;
-    if args.json {
-        print_json(&ValidateReport { parity, continuation })?;
-    } else {
-        print(&format!("{parity}greedy: {}{}\n", continuation.prompt, continuation.text))?;
+    let report = ValidateReport { parity, continuation };
+    if failed {
+        if !args.json {
+            print(&report.to_text())?;
+        }
+        let found = json!(report).as_object().cloned().unwrap_or_default();
+        return Err(Failure::new(code::VALIDATION_FAILED, "validation failed").with_report(found));
     }
-    if failed { Err(Failure::new(code::VALIDATION_FAILED, "validation failed")) } else { Ok(()) }
+    if args.json { print_json(&report) } else { print(&report.to_text()) }
+}
+
+impl ValidateReport {
+    fn to_text(&self) -> String {
+        format!("{}greedy: {}{}\n", self.parity, self.continuation.prompt, self.continuation.text)
+    }
 }
 
 /// Compares a package with recorded logits, or with the f32 interpreter where there are none, and has it continue a
@@ -128,6 +138,6 @@ impl From<genai_validate::Error> for Failure {
             ErrorKind::Argument => code::USAGE,
             ErrorKind::Io => code::RESOURCES,
         };
-        Self { message: error.to_string(), hint: error.hint().map(str::to_owned), code }
+        Self { hint: error.hint().map(str::to_owned), ..Self::new(code, error.to_string()) }
     }
 }

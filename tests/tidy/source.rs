@@ -52,7 +52,7 @@ pub(super) fn files_below(folder: &Path) -> Vec<String> {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         let name = path.strip_prefix(root()).unwrap().to_str().unwrap().replace('\\', "/");
-        if [".git", "target", "out"].contains(&name.as_str()) {
+        if [".git", "target", "out", "fuzz/target", "fuzz/found", "fuzz/artifacts"].contains(&name.as_str()) {
             continue;
         }
         if path.is_dir() { files.extend(files_below(&path)) } else { files.push(name) }

@@ -24,6 +24,7 @@
 mod error;
 mod generate;
 mod generator;
+mod integrity;
 pub mod interpreter;
 mod matrix;
 pub mod metrics;
@@ -40,6 +41,7 @@ mod verdict;
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
 pub use generator::{CacheMode, Generator};
+pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{LoadOptions, Model};
 pub use package::{Decoder, Inputs, Outputs, Package, Search, Template};

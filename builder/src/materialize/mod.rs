@@ -7,11 +7,10 @@
 //! A worker holds one tile at a time, so memory is `workers × tile`, whatever the size of the model. A tile writes to
 //! places that no other tile writes to, so the bytes do not depend on the order of the work.
 
-mod file;
 mod tile;
 
 use std::{
-    path::Path,
+    collections::BTreeSet,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -20,12 +19,12 @@ use std::{
 
 use genai_checkpoint::Checkpoint;
 
-pub(crate) use file::DataFile;
 use tile::Tile;
 
 use crate::{
     Error, Plan, Result,
     accounting::Copy,
+    output::DataFile,
     plan::{Job, Rows, Segment, Sink, Source},
 };
 
@@ -46,19 +45,19 @@ struct Span {
     rows: usize,
 }
 
-/// Writes the data file of a plan to `path`, which must not exist.
+/// Fills the data file of a plan.
 ///
-/// `progress` is told how many bytes of the data file are done so far.
+/// `progress` is told how many bytes of it are done so far. A weight that cannot be stored does not stop the work, so
+/// that all tensors with such weights are told.
 pub(crate) fn materialize(
     plan: &Plan,
     checkpoint: &Checkpoint,
-    path: &Path,
+    file: &DataFile,
     limits: &Limits,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<()> {
     let workers = workers(plan, limits)?;
     let spans = spans(plan, limits.max_memory / workers as u64);
-    let file = DataFile::create(path, plan.data_bytes)?;
     let next = AtomicUsize::new(0);
     let done = AtomicU64::new(0);
     let failed = AtomicBool::new(false);
@@ -71,13 +70,15 @@ pub(crate) fn materialize(
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(span) = spans.get(index) else { break };
                     let job = &plan.jobs[span.job];
-                    match tile.make(job, span.first_row, span.rows, checkpoint, &plan.slots, &file) {
+                    match tile.make(job, span.first_row, span.rows, checkpoint, &plan.slots, file) {
                         Ok(()) => {
                             let bytes = span.rows as u64 * job.stored_row_bytes();
                             progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes);
                         }
                         Err(error) => {
-                            failed.store(true, Ordering::Relaxed);
+                            if !matches!(error, Error::Weight { .. }) {
+                                failed.store(true, Ordering::Relaxed);
+                            }
                             errors.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).push((index, error));
                         }
                     }
@@ -86,12 +87,38 @@ pub(crate) fn materialize(
         }
     });
     let mut errors = errors.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner());
-    // Of the tiles that failed at the same time, the earliest is reported.
     errors.sort_by_key(|(index, _)| *index);
-    match errors.into_iter().next() {
-        Some((_, error)) => Err(error),
-        None => file.sync(),
+    match first_of_each_tensor(errors.into_iter().map(|(_, error)| error)) {
+        Some(error) => Err(error),
+        None => Ok(()),
     }
+}
+
+/// What stopped the work, the earliest tile first; else all tensors with weights that cannot be stored.
+fn first_of_each_tensor(errors: impl Iterator<Item = Error>) -> Option<Error> {
+    // More say nothing new.
+    const SHOWN: usize = 20;
+    let (weights, mut others): (Vec<_>, Vec<_>) = errors.partition(|error| matches!(error, Error::Weight { .. }));
+    if !others.is_empty() {
+        return Some(others.remove(0));
+    }
+    let mut seen = BTreeSet::new();
+    let mut first: Vec<Error> = weights
+        .into_iter()
+        .filter(|error| matches!(error, Error::Weight { tensor, .. } if seen.insert(tensor.clone())))
+        .collect();
+    if first.len() < 2 {
+        return first.pop();
+    }
+    let hint = match first.first() {
+        Some(Error::Weight { hint, .. }) => *hint,
+        _ => None,
+    };
+    let mut problems: Vec<String> = first.iter().take(SHOWN).map(ToString::to_string).collect();
+    if first.len() > SHOWN {
+        problems.push(format!("and {} more", first.len() - SHOWN));
+    }
+    Some(Error::Weights { problems, hint })
 }
 
 /// The most that the tiles in flight take, in bytes.

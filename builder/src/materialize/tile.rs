@@ -4,10 +4,10 @@ use genai_architectures::Rope;
 use genai_checkpoint::{Checkpoint, Dtype as Stored};
 use genai_quantize::{Error as Unfaithful, IntScheme, ScaleDtype, convert, quantize_rows};
 
-use super::DataFile;
 use crate::{
     Error, Result,
     graph::Dtype,
+    output::DataFile,
     plan::{Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Slot, Source},
 };
 

@@ -1,0 +1,264 @@
+//! `genai-build.json`, the record of a build, and `SHA256SUMS`, which `sha256sum -c` reads.
+//!
+//! Of the same input and options both have the same bytes: no time, no path, nothing of the machine. README.md has the
+//! fields.
+
+use std::{collections::BTreeMap, fs, path::Path};
+
+use genai_architectures::DecoderSpec;
+use genai_checkpoint::Checkpoint;
+use genai_quantize::ScaleDtype;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    Error, Plan, Request, Result, Role,
+    accounting::Accounting,
+    digest::Digest,
+    plan::{Job, Rows, Sink},
+};
+
+pub(crate) const MANIFEST: &str = "genai-build.json";
+pub(crate) const SUMS: &str = "SHA256SUMS";
+
+/// Of the manifest: fields may be added, and none changes its meaning, under one number.
+const FORMAT: u32 = 1;
+
+#[derive(Debug, Serialize)]
+pub(crate) struct Manifest {
+    format: u32,
+    tool: Tool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<Origin>,
+    inputs: Vec<Input>,
+    model: Model,
+    options: Options,
+    accounting: Counts,
+    weights: Vec<Weight>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    parity: Option<Value>,
+    files: Vec<OutputFile>,
+}
+
+#[derive(Debug, Serialize)]
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+    /// How weights are rounded.
+    quantizer: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Origin {
+    repository: String,
+    commit: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Input {
+    name: String,
+    bytes: u64,
+    /// Absent where the file was not hashed and the Hub cache does not tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sha256: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Model {
+    architecture: &'static str,
+    parameters: u64,
+    layers: usize,
+    context_length: usize,
+}
+
+#[derive(Debug, Serialize)]
+struct Options {
+    precision: &'static str,
+    execution_provider: &'static str,
+    filename: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    block_size: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_symmetric: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    accuracy_level: Option<u8>,
+    allow_unused: Vec<String>,
+}
+
+/// What became of every tensor of the checkpoint.
+#[derive(Debug, Serialize)]
+struct Counts {
+    tensors: usize,
+    /// Stored in the package.
+    used: usize,
+    /// Of the same bytes as another that is used.
+    copies: Vec<String>,
+    /// No part of the model, as its family knows.
+    not_of_the_model: Vec<String>,
+    /// Left out since `--allow-unused` said so, by the pattern.
+    allowed_unused: BTreeMap<String, String>,
+}
+
+/// A matrix of the package: rows that were made together.
+#[derive(Debug, Serialize)]
+struct Weight {
+    /// Names of the checkpoint; empty for tables that are computed.
+    tensors: Vec<String>,
+    rows: usize,
+    columns: usize,
+    stored: String,
+    bytes: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct OutputFile {
+    name: String,
+    bytes: u64,
+    sha256: String,
+}
+
+impl Manifest {
+    pub(crate) fn new(
+        spec: &DecoderSpec,
+        plan: &Plan,
+        accounting: Accounting,
+        request: &Request,
+        checkpoint: &Checkpoint,
+        inputs: Vec<genai_checkpoint::Input>,
+    ) -> Self {
+        let settings = &request.settings;
+        let scheme = settings.recipe.scheme(Role::LmHead);
+        Self {
+            format: FORMAT,
+            tool: Tool {
+                name: "genai-build",
+                version: env!("CARGO_PKG_VERSION"),
+                quantizer: "round to nearest, as MatMulNBits quantizer of ONNX Runtime",
+            },
+            source: checkpoint
+                .revision()
+                .map(|revision| Origin { repository: revision.repo.clone(), commit: revision.commit.clone() }),
+            inputs: inputs
+                .into_iter()
+                .map(|input| Input {
+                    name: input.name,
+                    bytes: input.bytes,
+                    sha256: input.sha256.or(input.recorded_sha256),
+                })
+                .collect(),
+            model: Model {
+                architecture: spec.architecture,
+                parameters: spec.num_parameters(),
+                layers: spec.layers.len(),
+                context_length: spec.context_length,
+            },
+            options: Options {
+                precision: settings.precision.name(),
+                execution_provider: settings.target.provider,
+                filename: request.filename.clone(),
+                block_size: scheme.map(|scheme| scheme.block_size()),
+                is_symmetric: scheme.map(|scheme| scheme.is_symmetric()),
+                accuracy_level: scheme.map(|_| settings.accuracy_level),
+                allow_unused: request.allow_unused.clone(),
+            },
+            accounting: Counts {
+                tensors: checkpoint.tensors().len(),
+                used: plan.tensors.len(),
+                copies: accounting.copies.into_iter().map(|copy| stored_name(checkpoint, &copy.copy)).collect(),
+                not_of_the_model: accounting.known,
+                allowed_unused: accounting.allowed.into_iter().collect(),
+            },
+            weights: plan.jobs.iter().map(|job| Weight::of(job, checkpoint)).collect(),
+            parity: None,
+            files: Vec::new(),
+        }
+    }
+
+    /// The manifest of a package with these files.
+    pub(crate) fn finish(mut self, files: &BTreeMap<String, Digest>, parity: Option<Value>) -> Vec<u8> {
+        self.parity = parity;
+        self.files = files
+            .iter()
+            .map(|(name, digest)| OutputFile { name: name.clone(), bytes: digest.bytes, sha256: digest.sha256.clone() })
+            .collect();
+        let mut text = serde_json::to_vec_pretty(&self).unwrap_or_default();
+        text.push(b'\n');
+        text
+    }
+}
+
+impl Weight {
+    fn of(job: &Job, checkpoint: &Checkpoint) -> Self {
+        let mut tensors = Vec::new();
+        if let Rows::Checkpoint { segments, .. } = &job.rows {
+            for name in segments.iter().filter_map(|segment| segment.source.tensor()) {
+                let name = stored_name(checkpoint, name);
+                if !tensors.contains(&name) {
+                    tensors.push(name);
+                }
+            }
+        }
+        let stored = match job.sink {
+            Sink::Dense { dtype, .. } | Sink::Transposed { dtype, .. } => dtype.name().to_ascii_lowercase(),
+            Sink::Blocks { scheme, scale_dtype, .. } => {
+                let sign = if scheme.is_symmetric() { "symmetric" } else { "asymmetric" };
+                let scales = match scale_dtype {
+                    ScaleDtype::F32 => "float",
+                    ScaleDtype::F16 => "float16",
+                    ScaleDtype::Bf16 => "bfloat16",
+                };
+                format!("int{} {sign}, blocks of {}, scales {scales}", scheme.bits(), scheme.block_size())
+            }
+        };
+        Self { tensors, rows: job.n, columns: job.k, stored, bytes: job.n as u64 * job.stored_row_bytes() }
+    }
+}
+
+fn stored_name(checkpoint: &Checkpoint, name: &str) -> String {
+    checkpoint.tensor(name).map_or(name, |tensor| tensor.stored_name()).to_owned()
+}
+
+/// Every file that the build reads, with its hash where that is known. Weights are hashed only where `hash` says so:
+/// it takes a second pass over them.
+///
+/// # Errors
+/// [`Error::Checksum`] where a file of the Hub cache is not what its name says.
+pub(crate) fn inputs(checkpoint: &Checkpoint, sidecars: &[String], hash: bool) -> Result<Vec<genai_checkpoint::Input>> {
+    let mut inputs = checkpoint.weight_inputs(hash)?;
+    let configs = ["config.json", "generation_config.json", "model.safetensors.index.json"];
+    for name in configs.into_iter().chain(sidecars.iter().map(String::as_str)) {
+        inputs.extend(checkpoint.input(name)?);
+    }
+    inputs.sort_by(|a, b| a.name.cmp(&b.name));
+    for input in &inputs {
+        if let (Some(found), Some(recorded)) = (&input.sha256, &input.recorded_sha256)
+            && found != recorded
+        {
+            let (found, recorded) = (found.clone(), recorded.clone());
+            return Err(Error::Checksum { file: input.name.clone(), found, recorded });
+        }
+    }
+    Ok(inputs)
+}
+
+/// The lines of `SHA256SUMS` for files in the order of their names.
+pub(crate) fn sums(files: &BTreeMap<String, Digest>) -> String {
+    files.iter().map(|(name, digest)| format!("{}  {name}\n", digest.sha256)).collect()
+}
+
+/// The files of a package that is in place, as its manifest lists them; none where there is no manifest to be read.
+pub(crate) fn listed_files(manifest: &Path) -> Vec<String> {
+    const LARGEST: u64 = 64 << 20;
+    let listed = || {
+        if !fs::symlink_metadata(manifest).ok()?.is_file() || fs::metadata(manifest).ok()?.len() > LARGEST {
+            return None;
+        }
+        let value: Value = serde_json::from_slice(&fs::read(manifest).ok()?).ok()?;
+        let files = value.get("files")?.as_array()?;
+        let mut names: Vec<String> =
+            files.iter().map(|file| Some(file.get("name")?.as_str()?.to_owned())).collect::<Option<_>>()?;
+        names.extend([MANIFEST, SUMS].map(str::to_owned));
+        Some(names)
+    };
+    listed().unwrap_or_default()
+}
