@@ -19,6 +19,7 @@ use std::{
 };
 
 use genai_checkpoint::Checkpoint;
+use genai_quantize::Simd;
 
 pub(crate) use file::DataFile;
 use tile::Tile;
@@ -29,13 +30,15 @@ use crate::{
     plan::{Job, Rows, Segment, Sink, Source},
 };
 
-/// How much memory and how many threads the work may take.
+/// What the work may take. None of it changes a byte.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of all tiles in flight.
     pub max_memory: u64,
     /// Worker threads; at least 1.
     pub threads: usize,
+    /// Vector instructions of the loops over weights.
+    pub simd: Simd,
 }
 
 /// Rows of one job that are made together.
@@ -66,7 +69,7 @@ pub(crate) fn materialize(
     std::thread::scope(|scope| {
         for _ in 0..workers.min(spans.len()) {
             scope.spawn(|| {
-                let mut tile = Tile::default();
+                let mut tile = Tile::new(limits.simd);
                 while !failed.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(span) = spans.get(index) else { break };

@@ -2,7 +2,7 @@
 
 use genai_architectures::Rope;
 use genai_checkpoint::{Checkpoint, Dtype as Stored};
-use genai_quantize::{Error as Unfaithful, IntScheme, ScaleDtype, convert, quantize_rows};
+use genai_quantize::{Buffers, Error as Unfaithful, IntScheme, ScaleDtype, Simd, convert, quantize_rows_with};
 
 use super::DataFile;
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
 };
 
 /// The buffers of a worker, kept from tile to tile.
-#[derive(Default)]
 pub(super) struct Tile {
+    simd: Simd,
     source: Vec<u8>,
     values: Vec<f32>,
     turned: Vec<f32>,
@@ -23,6 +23,11 @@ pub(super) struct Tile {
 }
 
 impl Tile {
+    pub(super) fn new(simd: Simd) -> Self {
+        let (source, stored, scales, zero_points) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { simd, source, values: Vec::new(), turned: Vec::new(), stored, scales, zero_points }
+    }
+
     /// Makes rows `first_row..first_row + rows` of a job.
     pub(super) fn make(
         &mut self,
@@ -88,14 +93,14 @@ impl Tile {
             Source::Rows { tensor, first } => {
                 self.values.resize(start + count, 0.0);
                 let stretch = (first * k, count);
-                widen(checkpoint, tensor, [stretch], &mut self.source, &mut self.values[start..])?;
-                check_finite(&self.values[start..], k, tensor, |row, column| (first + row, column))?;
+                widen(self.simd, checkpoint, tensor, [stretch], &mut self.source, &mut self.values[start..])?;
+                check_finite(self.simd, &self.values[start..], k, tensor, |row, column| (first + row, column))?;
             }
             Source::Columns { tensor, first, total } => {
                 self.turned.resize(count, 0.0);
                 let stretches = (0..k).map(|line| (line * total + first, piece.rows));
-                widen(checkpoint, tensor, stretches, &mut self.source, &mut self.turned)?;
-                check_finite(&self.turned, piece.rows, tensor, |line, column| (line, first + column))?;
+                widen(self.simd, checkpoint, tensor, stretches, &mut self.source, &mut self.turned)?;
+                check_finite(self.simd, &self.turned, piece.rows, tensor, |line, column| (line, first + column))?;
                 self.values.resize(start + count, 0.0);
                 transpose(&self.turned, k, piece.rows, &mut self.values[start..]);
             }
@@ -138,8 +143,8 @@ impl Tile {
     fn narrow(&mut self, dtype: Dtype) -> Result<(), Unfaithful> {
         self.stored.resize(self.values.len() * dtype.bytes() as usize, 0);
         match dtype {
-            Dtype::F16 => convert::f32_to_f16(&self.values, &mut self.stored),
-            Dtype::Bf16 => convert::f32_to_bf16(&self.values, &mut self.stored),
+            Dtype::F16 => convert::f32_to_f16(self.simd, &self.values, &mut self.stored),
+            Dtype::Bf16 => convert::f32_to_bf16(self.simd, &self.values, &mut self.stored),
             _ => {
                 for (bytes, value) in self.stored.as_chunks_mut::<4>().0.iter_mut().zip(&self.values) {
                     *bytes = value.to_le_bytes();
@@ -159,13 +164,14 @@ impl Tile {
         self.stored.resize(rows * scheme.code_bytes_per_row(k), 0);
         self.scales.resize(rows * scheme.blocks(k) * scale_dtype.size(), 0);
         self.zero_points.resize(rows * scheme.zero_point_bytes_per_row(k), 0);
-        let (codes, scales, zero_points) = (&mut self.stored, &mut self.scales, &mut self.zero_points);
-        quantize_rows(scheme, scale_dtype, &self.values, k, codes, scales, zero_points)
+        let (codes, scales, zero_points) = (&mut *self.stored, &mut *self.scales, &mut *self.zero_points);
+        quantize_rows_with(self.simd, scheme, scale_dtype, &self.values, k, Buffers { codes, scales, zero_points })
     }
 }
 
 /// Reads stretches of a tensor, pairs of a first element and a count, one after another, as f32.
 fn widen(
+    simd: Simd,
     checkpoint: &Checkpoint,
     name: &str,
     stretches: impl IntoIterator<Item = (usize, usize)>,
@@ -183,8 +189,8 @@ fn widen(
         start = end;
     }
     match tensor.dtype {
-        Stored::Bf16 => convert::bf16_to_f32(source, values),
-        Stored::F16 => convert::f16_to_f32(source, values),
+        Stored::Bf16 => convert::bf16_to_f32(simd, source, values),
+        Stored::F16 => convert::f16_to_f32(simd, source, values),
         Stored::F32 => {
             for (value, bytes) in values.iter_mut().zip(source.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*bytes);
@@ -197,8 +203,14 @@ fn widen(
 }
 
 /// `at` turns a line and a place in it into the row and column of the tensor.
-fn check_finite(values: &[f32], width: usize, tensor: &str, at: impl Fn(usize, usize) -> (usize, usize)) -> Result<()> {
-    let Some(index) = convert::first_non_finite(values) else { return Ok(()) };
+fn check_finite(
+    simd: Simd,
+    values: &[f32],
+    width: usize,
+    tensor: &str,
+    at: impl Fn(usize, usize) -> (usize, usize),
+) -> Result<()> {
+    let Some(index) = convert::first_non_finite(simd, values) else { return Ok(()) };
     let (row, column) = at(index / width, index % width);
     Err(Error::Weight {
         tensor: tensor.to_owned(),
