@@ -10,8 +10,9 @@
 //! places that no other span writes to, so the bytes do not depend on the order of the work. While one worker waits for
 //! the disk, another computes; written pages go to the disk in the background.
 //!
-//! Every weight is read once, with positioned reads. Pages of the source are not dropped behind the cursor: they belong
-//! to the system, which takes them back when it needs them, and the next build of the same checkpoint finds them.
+//! Every weight is read once, with positioned reads: mapped pages would count as memory of the process, and a file that
+//! is cut short would end it. Pages of the source are not dropped behind the cursor: they belong to the system, which
+//! takes them back when it needs them, and the next build of the same checkpoint finds them.
 
 mod file;
 mod tile;
@@ -46,6 +47,10 @@ pub struct Limits {
     /// Vector instructions of the loops over weights.
     pub simd: Simd,
 }
+
+/// After so many bytes the system is told to write them, while the work goes on. Left alone it would begin when a tenth
+/// of its memory is full of them, for most packages at the sync at the end.
+const WRITEBACK: u64 = 16 << 20;
 
 /// Rows of one job that are made together.
 #[derive(Debug, Clone, Copy)]
@@ -91,7 +96,11 @@ pub(crate) fn materialize(
                     match tile.make(job, span, checkpoint, &plan.slots, &file) {
                         Ok(()) => {
                             let bytes = span.rows as u64 * job.stored_row_bytes();
-                            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                            let before = done.fetch_add(bytes, Ordering::Relaxed);
+                            progress(before + bytes);
+                            if before / WRITEBACK != (before + bytes) / WRITEBACK {
+                                file.begin_writeback();
+                            }
                         }
                         Err(error) => {
                             failed.store(true, Ordering::Relaxed);
