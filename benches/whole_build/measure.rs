@@ -131,7 +131,7 @@ fn builds(options: &Options, shape: &Shape, checkpoint: &Path, precision: &str, 
 
 fn plan(options: &Options, shape: &Shape, checkpoint: &Path) -> io::Result<()> {
     let nowhere = options.folder.join("nothing");
-    let mut command = || run(&mut genai_build("plan", checkpoint, "int4", "cpu", &nowhere));
+    let command = || run(&mut genai_build("plan", checkpoint, "int4", "cpu", &nowhere));
     let taken = (0..options.runs).map(|_| command()).collect::<io::Result<Vec<_>>>()?;
     row(&format!("{} plan", shape.name), &taken, None);
     Ok(())
