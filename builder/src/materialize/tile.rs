@@ -249,17 +249,24 @@ fn check_finite(
     })
 }
 
-/// Writes rows of `columns` elements as columns: an element goes to `column * stride + row`. In blocks whose lines stay
-/// in the first-level cache.
-fn transpose<T: Copy>(from: &[T], columns: usize, to: &mut [T], stride: usize) {
+/// Writes rows of `columns` elements as columns: an element goes to `column * stride + row`.
+///
+/// Blocks are copied together before they are turned: the lines of a block are often a power of two apart, and so many
+/// of them do not fit in the first-level cache side by side.
+fn transpose<T: Copy + Default>(from: &[T], columns: usize, to: &mut [T], stride: usize) {
     const BLOCK: usize = 32;
+    let mut together = [[T::default(); BLOCK]; BLOCK];
     for (block, rows) in from.chunks(BLOCK * columns).enumerate() {
         let height = rows.len() / columns;
         for first in (0..columns).step_by(BLOCK) {
-            for column in first..(first + BLOCK).min(columns) {
-                let line = &mut to[column * stride + block * BLOCK..][..height];
-                for (row, element) in line.iter_mut().enumerate() {
-                    *element = rows[row * columns + column];
+            let width = BLOCK.min(columns - first);
+            for (copy, row) in together.iter_mut().zip(rows.chunks_exact(columns)) {
+                copy[..width].copy_from_slice(&row[first..first + width]);
+            }
+            for column in 0..width {
+                let line = &mut to[(first + column) * stride + block * BLOCK..][..height];
+                for (element, row) in line.iter_mut().zip(&together) {
+                    *element = row[column];
                 }
             }
         }
