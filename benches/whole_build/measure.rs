@@ -123,7 +123,9 @@ fn builds(options: &Options, shape: &Shape, checkpoint: &Path, precision: &str, 
         let mut peer = Command::new(python);
         peer.args(["-m", "onnxruntime_genai.models.builder", "-i"]).arg(checkpoint).arg("-o").arg(&output);
         peer.args(["-p", precision, "-e", provider, "-c"]).arg(options.folder.join("peer-cache"));
-        let taken = run(peer.stdout(Stdio::null()))?;
+        // It tells of every node that it quantizes.
+        peer.stdout(Stdio::null()).stderr(File::create(options.folder.join("peer.log"))?);
+        let taken = run(&mut peer)?;
         row(&format!("{} {precision} {provider}, the peer", shape.name), &[taken], None);
     }
     remove(&output)
