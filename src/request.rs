@@ -4,6 +4,7 @@ use std::path::Path;
 
 use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
 use genai_checkpoint::Checkpoint;
+use genai_quantize::Simd;
 
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
@@ -72,7 +73,7 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
             accuracy_level: options.accuracy_level.unwrap_or(target_row.accuracy_level),
         },
         filename: options.filename.unwrap_or_else(|| "model.onnx".to_owned()),
-        limits: Limits { max_memory: memory(&target.max_memory)?, threads },
+        limits: Limits { max_memory: memory(&target.max_memory)?, threads, simd: simd()? },
         allow_unused: target.allow_unused.clone(),
         hash_inputs: target.hash_inputs,
     };
@@ -93,6 +94,14 @@ pub(crate) fn check_output(output: &Path, checkpoint: &Checkpoint) -> Result<(),
         .with_hint("give another folder with -o"));
     }
     Ok(())
+}
+
+/// The vector instructions that the environment names, or the widest that there are. For tests and for doubters: the
+/// bytes are the same.
+fn simd() -> Result<Simd, Failure> {
+    const VARIABLE: &str = "GENAI_BUILD_SIMD";
+    let Some(name) = std::env::var_os(VARIABLE).filter(|name| !name.is_empty()) else { return Ok(Simd::detect()) };
+    Simd::named(&name.to_string_lossy()).map_err(|error| Failure::usage(format!("{VARIABLE}: {error}")))
 }
 
 /// `512M`, `2G`, `65536`: bytes, with a binary suffix or none.

@@ -12,6 +12,7 @@ use genai_builder::{
     Disk, Error, Interrupt, Output, Precision, Recipe, Request, Settings, Target, materialize::Limits,
 };
 use genai_checkpoint::Checkpoint;
+use genai_quantize::Simd;
 
 use crate::support::{Outcome, contents, fixture, for_each, tell};
 
@@ -52,7 +53,7 @@ fn request(precision: Precision) -> Request {
         },
         filename: "model.onnx".to_owned(),
         // Small tiles on one thread: many writes, always in the same order.
-        limits: Limits { max_memory: 64 << 10, threads: 1 },
+        limits: Limits { max_memory: 64 << 10, threads: 1, simd: Simd::detect() },
         allow_unused: Vec::new(),
         hash_inputs: false,
     }

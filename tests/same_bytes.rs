@@ -1,16 +1,17 @@
-//! What must not change a package: threads, memory, shards, an earlier build at the same place. And what a plan says of
-//! a package is so, and weights take no more memory than they were given.
+//! What must not change a package: threads, memory, vector instructions, shards, an earlier build at the same place.
+//! And what a plan says of a package is so, and weights take no more memory than they were given.
 
 use std::error::Error;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+use genai_quantize::Simd;
 use serde_json::{Map, Value, json};
 
 use crate::support::{
-    Altered, Outcome, Tensors, build_arguments, contents, fixture, for_each, genai_build, read_tensors, recorded,
-    safetensors_bytes, without_record,
+    Altered, Outcome, Tensors, build_arguments, contents, fixture, for_each, genai_build, genai_build_with,
+    read_tensors, recorded, safetensors_bytes, without_record,
 };
 
 /// Every pair that has kernels.
@@ -40,6 +41,31 @@ fn threads_and_memory_do_not_change_a_byte() {
         }
         Ok(())
     });
+}
+
+#[test]
+fn vector_instructions_do_not_change_a_byte() {
+    let levels: Vec<&str> = Simd::supported().into_iter().map(Simd::name).collect();
+    for_each(&recorded(), String::clone, |name| {
+        for (precision, provider) in [("int4", "cpu"), ("int8", "cuda"), ("fp16", "cuda"), ("bf16", "cuda")] {
+            let packages = levels.iter().map(|level| {
+                let output = tempfile::tempdir()?;
+                let arguments = build_arguments(&fixture(name), precision, provider, output.path());
+                genai_build_with(&[("GENAI_BUILD_SIMD", Path::new(level))], arguments).success()?;
+                Ok(contents(output.path()))
+            });
+            let packages = packages.collect::<Outcome<Vec<_>>>()?;
+            assert!(packages.windows(2).all(|pair| pair[0] == pair[1]), "{precision} {provider} {levels:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn vector_instructions_that_are_not_there_are_refused() -> Outcome {
+    let arguments = build_arguments(&fixture("llama-default"), "int4", "cpu", Path::new("not-written"));
+    let run = genai_build_with(&[("GENAI_BUILD_SIMD", Path::new("mmx"))], arguments);
+    run.failed(2, &["GENAI_BUILD_SIMD", "\"mmx\"", "portable"])
 }
 
 #[test]

@@ -16,6 +16,7 @@
 //!
 //! Left out: running packages (`genai-validate`), reading sources (`genai-checkpoint`), rounding rules
 //! (`genai-quantize`).
+#![deny(unsafe_code)]
 
 mod accounting;
 mod build;

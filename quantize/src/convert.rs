@@ -1,31 +1,20 @@
 //! Between f32 and the two-byte floats, for weights that stay float. Bytes are little-endian, of any alignment.
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
-use crate::{Error, Result};
+use crate::{Error, Result, Simd};
 
 /// Widens `bytes`, two per value, into `values`. Exact. Fails with `Length` unless `bytes` is twice as long.
-pub fn bf16_to_f32(bytes: &[u8], values: &mut [f32]) -> Result<()> {
+pub fn bf16_to_f32(simd: Simd, bytes: &[u8], values: &mut [f32]) -> Result<()> {
     check_byte_length(bytes.len(), values.len())?;
-    for (value, &pair) in values.iter_mut().zip(bytes.as_chunks::<2>().0) {
-        // A bf16 is the upper half of an f32.
-        *value = f32::from_bits(u32::from(u16::from_le_bytes(pair)) << 16);
-    }
+    simd.bf16_to_f32(bytes, values);
     Ok(())
 }
 
 /// Widens `bytes`, two per value, into `values`. Exact. Fails with `Length` unless `bytes` is twice as long.
-pub fn f16_to_f32(bytes: &[u8], values: &mut [f32]) -> Result<()> {
+pub fn f16_to_f32(simd: Simd, bytes: &[u8], values: &mut [f32]) -> Result<()> {
     check_byte_length(bytes.len(), values.len())?;
-    let mut aligned = [f16::ZERO; CHUNK];
-    for (values, bytes) in values.chunks_mut(CHUNK).zip(bytes.chunks(2 * CHUNK)) {
-        let halves = &mut aligned[..values.len()];
-        for (half, &pair) in halves.iter_mut().zip(bytes.as_chunks::<2>().0) {
-            *half = f16::from_le_bytes(pair);
-        }
-        halves.convert_to_f32_slice(values);
-    }
+    simd.f16_to_f32(bytes, values);
     Ok(())
 }
 
@@ -37,20 +26,10 @@ pub fn f16_to_f32(bytes: &[u8], values: &mut [f32]) -> Result<()> {
 ///
 /// `Length` unless `bytes` is twice as long as `values`; `Overflow` for the first finite value that would become
 /// infinite (from 65520 on). After an error the contents of `bytes` are unspecified.
-pub fn f32_to_f16(values: &[f32], bytes: &mut [u8]) -> Result<()> {
+pub fn f32_to_f16(simd: Simd, values: &[f32], bytes: &mut [u8]) -> Result<()> {
     check_byte_length(bytes.len(), values.len())?;
-    let mut aligned = [f16::ZERO; CHUNK];
-    for (i, (values, bytes)) in values.chunks(CHUNK).zip(bytes.chunks_mut(2 * CHUNK)).enumerate() {
-        let halves = &mut aligned[..values.len()];
-        halves.convert_from_f32_slice(values);
-        let became_infinite = |(value, half): (&f32, &f16)| value.is_finite() && !half.is_finite();
-        if let Some(j) = values.iter().zip(&*halves).position(became_infinite) {
-            let max = f16::MAX.to_f32();
-            return Err(Error::ValueOverflow { index: i * CHUNK + j, value: values[j], dtype: "f16", max });
-        }
-        for (pair, half) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(&*halves) {
-            *pair = half.to_le_bytes();
-        }
+    if simd.f32_to_f16(values, bytes) {
+        return Err(overflow(values, "f16", f16::MAX.to_f32(), |value| f16::from_f32(value).is_finite()));
     }
     Ok(())
 }
@@ -63,33 +42,27 @@ pub fn f32_to_f16(values: &[f32], bytes: &mut [u8]) -> Result<()> {
 ///
 /// `Length` unless `bytes` is twice as long as `values`; `Overflow` for the first finite value that would become
 /// infinite (the last 2^15 floats below infinity). After an error the contents of `bytes` are unspecified.
-pub fn f32_to_bf16(values: &[f32], bytes: &mut [u8]) -> Result<()> {
+pub fn f32_to_bf16(simd: Simd, values: &[f32], bytes: &mut [u8]) -> Result<()> {
     check_byte_length(bytes.len(), values.len())?;
-    let mut overflowed = false;
-    for (pair, &value) in bytes.as_chunks_mut::<2>().0.iter_mut().zip(values) {
-        let half = bf16::from_f32(value);
-        overflowed |= value.is_finite() && !half.is_finite();
-        *pair = half.to_le_bytes();
+    if simd.f32_to_bf16(values, bytes) {
+        return Err(overflow(values, "bf16", bf16::MAX.to_f32(), |value| bf16::from_f32(value).is_finite()));
     }
-    match values.iter().position(|&value| overflowed && value.is_finite() && !bf16::from_f32(value).is_finite()) {
-        None => Ok(()),
-        Some(index) => {
-            Err(Error::ValueOverflow { index, value: values[index], dtype: "bf16", max: bf16::MAX.to_f32() })
-        }
-    }
+    Ok(())
 }
 
 /// The index of the first NaN or infinity.
-pub fn first_non_finite(values: &[f32]) -> Option<usize> {
-    // A whole chunk is tested without a branch per value: almost all tensors have none.
-    let dirty =
-        values.chunks(CHUNK).position(|chunk| chunk.iter().fold(false, |bad, value| bad | !value.is_finite()))?;
-    let start = dirty * CHUNK;
-    values[start..].iter().position(|value| !value.is_finite()).map(|i| start + i)
+pub fn first_non_finite(simd: Simd, values: &[f32]) -> Option<usize> {
+    // Almost all tensors have none.
+    if simd.all_finite(values) { None } else { values.iter().position(|value| !value.is_finite()) }
 }
 
-/// Values that are converted at a time: the vector instructions need f16 aligned, and the bytes need not be.
-const CHUNK: usize = 256;
+/// The first finite value that a dtype cannot hold.
+#[cold]
+fn overflow(values: &[f32], dtype: &'static str, max: f32, fits: impl Fn(f32) -> bool) -> Error {
+    let too_large = |&(_, value): &(usize, f32)| value.is_finite() && !fits(value);
+    let (index, value) = values.iter().copied().enumerate().find(too_large).unwrap_or((0, f32::NAN));
+    Error::ValueOverflow { index, value, dtype, max }
+}
 
 fn check_byte_length(bytes: usize, values: usize) -> Result<()> {
     let expected = values.saturating_mul(2);
@@ -100,6 +73,10 @@ fn check_byte_length(bytes: usize, values: usize) -> Result<()> {
 mod tests {
     use super::*;
     use crate::ErrorKind;
+
+    fn simd() -> Simd {
+        Simd::detect()
+    }
 
     /// The bytes of every two-byte pattern, and the same bytes at an odd address.
     fn every_pattern() -> (Vec<u8>, Vec<u8>) {
@@ -112,13 +89,13 @@ mod tests {
     fn every_f16_survives_the_way_to_f32_and_back() {
         let (bytes, shifted) = every_pattern();
         let mut values = vec![0.0; 1 << 16];
-        f16_to_f32(&shifted[1..], &mut values).unwrap();
+        f16_to_f32(simd(), &shifted[1..], &mut values).unwrap();
         for (pattern, &value) in (0..=u16::MAX).zip(&values) {
             let expected = f16::from_bits(pattern).to_f32_const();
             assert!(value == expected || value.is_nan() && expected.is_nan(), "{pattern:#06x}: {value} != {expected}");
         }
         let mut back = vec![0xaa; bytes.len() + 1];
-        f32_to_f16(&values, &mut back[1..]).unwrap();
+        f32_to_f16(simd(), &values, &mut back[1..]).unwrap();
         assert_same_unless_nan(&back[1..], &bytes, 0x7c00);
     }
 
@@ -126,10 +103,10 @@ mod tests {
     fn every_bf16_survives_the_way_to_f32_and_back() {
         let (bytes, shifted) = every_pattern();
         let mut values = vec![0.0; 1 << 16];
-        bf16_to_f32(&shifted[1..], &mut values).unwrap();
+        bf16_to_f32(simd(), &shifted[1..], &mut values).unwrap();
         assert_eq!((values[0x3f80], values[0xc049], values[0x0001]), (1.0, -3.140625, f32::from_bits(1 << 16)));
         let mut back = vec![0xaa; bytes.len() + 1];
-        f32_to_bf16(&values, &mut back[1..]).unwrap();
+        f32_to_bf16(simd(), &values, &mut back[1..]).unwrap();
         assert_same_unless_nan(&back[1..], &bytes, 0x7f80);
     }
 
@@ -147,9 +124,9 @@ mod tests {
         // One unit in the last place of 1 is 2^-10 in f16 and 2^-7 in bf16.
         let of_ulps = |ulp: f32| [1.0 + 0.5 * ulp, 1.0 + 1.5 * ulp, (1.0 + 0.5 * ulp).next_up(), -1.0 - 1.5 * ulp];
         let mut bytes = [0; 8];
-        f32_to_f16(&of_ulps(2.0_f32.powi(-10)), &mut bytes).unwrap();
+        f32_to_f16(simd(), &of_ulps(2.0_f32.powi(-10)), &mut bytes).unwrap();
         assert_eq!(bytes, [0x00, 0x3c, 0x02, 0x3c, 0x01, 0x3c, 0x02, 0xbc]);
-        f32_to_bf16(&of_ulps(2.0_f32.powi(-7)), &mut bytes).unwrap();
+        f32_to_bf16(simd(), &of_ulps(2.0_f32.powi(-7)), &mut bytes).unwrap();
         assert_eq!(bytes, [0x80, 0x3f, 0x82, 0x3f, 0x81, 0x3f, 0x82, 0xbf]);
     }
 
@@ -161,27 +138,27 @@ mod tests {
         values[400] = -65519.996;
         values[500] = 3.389e38;
         let mut bytes = vec![0; 1200];
-        assert_eq!(f32_to_bf16(&values, &mut bytes), Ok(()));
+        assert_eq!(f32_to_bf16(simd(), &values, &mut bytes), Ok(()));
 
-        let error = f32_to_f16(&values, &mut bytes).unwrap_err();
+        let error = f32_to_f16(simd(), &values, &mut bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Overflow);
         assert_eq!(error.to_string(), "value 3.389e38 at index 500 overflows f16, whose largest value is 6.5504e4");
         values[400] = -65520.0;
-        assert!(matches!(f32_to_f16(&values, &mut bytes), Err(Error::ValueOverflow { index: 400, .. })));
+        assert!(matches!(f32_to_f16(simd(), &values, &mut bytes), Err(Error::ValueOverflow { index: 400, .. })));
 
         values[550] = f32::from_bits(0x7f7f_8000).next_down();
-        assert_eq!(f32_to_bf16(&values, &mut bytes), Ok(()));
+        assert_eq!(f32_to_bf16(simd(), &values, &mut bytes), Ok(()));
         values[550] = values[550].next_up();
-        assert!(matches!(f32_to_bf16(&values, &mut bytes), Err(Error::ValueOverflow { index: 550, .. })));
+        assert!(matches!(f32_to_bf16(simd(), &values, &mut bytes), Err(Error::ValueOverflow { index: 550, .. })));
     }
 
     #[test]
     fn the_first_non_finite_value_is_found_wherever_it_is() {
         let mut values = vec![f32::MAX; 700];
-        assert_eq!(first_non_finite(&values), None);
+        assert_eq!(first_non_finite(simd(), &values), None);
         for (index, value) in [(699, f32::NAN), (512, f32::INFINITY), (300, f32::NEG_INFINITY), (0, f32::NAN)] {
             values[index] = value;
-            assert_eq!(first_non_finite(&values), Some(index));
+            assert_eq!(first_non_finite(simd(), &values), Some(index));
         }
     }
 
@@ -190,10 +167,10 @@ mod tests {
         for len in [0, 5, 7, 8] {
             let mut bytes = vec![0; len];
             let expected = Err(Error::BufferLength { buffer: "bytes", len, expected: 6 });
-            assert_eq!(bf16_to_f32(&bytes, &mut [0.0; 3]), expected);
-            assert_eq!(f16_to_f32(&bytes, &mut [0.0; 3]), expected);
-            assert_eq!(f32_to_f16(&[0.0; 3], &mut bytes), expected);
-            assert_eq!(f32_to_bf16(&[0.0; 3], &mut bytes), expected);
+            assert_eq!(bf16_to_f32(simd(), &bytes, &mut [0.0; 3]), expected);
+            assert_eq!(f16_to_f32(simd(), &bytes, &mut [0.0; 3]), expected);
+            assert_eq!(f32_to_f16(simd(), &[0.0; 3], &mut bytes), expected);
+            assert_eq!(f32_to_bf16(simd(), &[0.0; 3], &mut bytes), expected);
         }
     }
 }

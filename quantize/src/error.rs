@@ -11,6 +11,9 @@ pub enum Error {
     #[error("block_size {block_size} is not supported, expected 16, 32, 64, 128 or 256")]
     UnsupportedBlockSize { block_size: usize },
 
+    #[error("vector instructions {name:?} are not supported here, expected {}", .supported.join(" or "))]
+    UnsupportedSimd { name: String, supported: Vec<&'static str> },
+
     #[error("{values} values do not form rows of k = {k}")]
     RowLength { values: usize, k: usize },
 
@@ -45,7 +48,9 @@ pub enum ErrorKind {
 impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::UnsupportedBits { .. } | Self::UnsupportedBlockSize { .. } => ErrorKind::Unsupported,
+            Self::UnsupportedBits { .. } | Self::UnsupportedBlockSize { .. } | Self::UnsupportedSimd { .. } => {
+                ErrorKind::Unsupported
+            }
             Self::RowLength { .. } | Self::BufferLength { .. } => ErrorKind::Length,
             Self::NonFinite { .. } => ErrorKind::NonFinite,
             Self::ScaleOverflow { .. } | Self::ValueOverflow { .. } => ErrorKind::Overflow,

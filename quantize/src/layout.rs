@@ -1,10 +1,12 @@
 use crate::{Error, IntScheme, Result, ScaleDtype};
 
 /// The buffers of a quantized `[n, k]` weight, or of one row of it.
-pub(crate) struct Buffers<T> {
-    pub(crate) codes: T,
-    pub(crate) scales: T,
-    pub(crate) zero_points: T,
+#[derive(Debug)]
+pub struct Buffers<T> {
+    pub codes: T,
+    pub scales: T,
+    /// Empty when symmetric.
+    pub zero_points: T,
 }
 
 /// The bytes per row of each buffer, once `lens` are known to hold the rows that `values` weights form.

@@ -29,12 +29,13 @@
 //! * Pure functions over slices: no IO, no threads, no global state.
 //! * A row depends on nothing but itself, so a caller may cut rows into tiles and run them anywhere.
 //! * Every operation is a separately rounded f32 operation (no fused multiply-add): the bytes do not depend on the
-//!   machine.
+//!   machine, nor on the vector instructions that it has ([`Simd`]).
 //! * A weight that has no faithful form (NaN, infinity, a scale that overflows) is an error, never a code.
 //!
 //! # Left out
 //!
 //! Model structure, tensor names, files and ONNX; float zero points and `g_idx`; scale search and calibrated methods.
+// But for `simd`.
 #![deny(unsafe_code)]
 
 pub mod convert;
@@ -44,9 +45,12 @@ mod layout;
 mod rtn;
 mod scale;
 mod scheme;
+mod simd;
 
 pub use dequantize::dequantize_rows;
 pub use error::{Error, ErrorKind, Result};
-pub use rtn::quantize_rows;
+pub use layout::Buffers;
+pub use rtn::{quantize_rows, quantize_rows_with};
 pub use scale::ScaleDtype;
 pub use scheme::IntScheme;
+pub use simd::Simd;

@@ -1,7 +1,8 @@
 //! Round-to-nearest, as ONNX Runtime's native quantizer does it.
 
 use crate::layout::{Buffers, bytes_per_row};
-use crate::{Error, IntScheme, Result, ScaleDtype};
+use crate::simd::{greater, lesser};
+use crate::{Error, IntScheme, Result, ScaleDtype, Simd};
 
 /// Quantizes `n` rows of `k` f32 weights, rounding to nearest.
 ///
@@ -46,16 +47,30 @@ pub fn quantize_rows(
     scales: &mut [u8],
     zero_points: &mut [u8],
 ) -> Result<()> {
+    quantize_rows_with(Simd::detect(), scheme, scale_dtype, rows, k, Buffers { codes, scales, zero_points })
+}
+
+/// [`quantize_rows`] with these vector instructions instead of the widest that there are. The bytes are the same.
+pub fn quantize_rows_with(
+    simd: Simd,
+    scheme: IntScheme,
+    scale_dtype: ScaleDtype,
+    rows: &[f32],
+    k: usize,
+    out: Buffers<&mut [u8]>,
+) -> Result<()> {
+    let Buffers { codes, scales, zero_points } = out;
     let lens = Buffers { codes: codes.len(), scales: scales.len(), zero_points: zero_points.len() };
     let per_row = bytes_per_row(scheme, scale_dtype, rows.len(), k, lens)?;
     let quantize_row = row_kernel(scheme)?;
+    let mut quantizer = Quantizer { simd, symmetric: scheme.is_symmetric(), scale_dtype, grids: Grids::default() };
     for (i, row) in rows.chunks_exact(k).enumerate() {
         let out = Buffers {
             codes: &mut codes[i * per_row.codes..][..per_row.codes],
             scales: &mut scales[i * per_row.scales..][..per_row.scales],
             zero_points: &mut zero_points[i * per_row.zero_points..][..per_row.zero_points],
         };
-        quantize_row(scheme.is_symmetric(), scale_dtype, row, out).map_err(|fault| fault.at_row(i, scale_dtype))?;
+        quantize_row(&mut quantizer, row, out).map_err(|fault| fault.at_row(i, scale_dtype))?;
     }
     Ok(())
 }
@@ -75,7 +90,7 @@ impl Fault {
     }
 }
 
-type RowKernel = fn(bool, ScaleDtype, &[f32], Buffers<&mut [u8]>) -> Result<(), Fault>;
+type RowKernel = fn(&mut Quantizer, &[f32], Buffers<&mut [u8]>) -> Result<(), Fault>;
 
 /// The loops have their code width and block size at compile time, so that they unroll and vectorise.
 fn row_kernel(scheme: IntScheme) -> Result<RowKernel> {
@@ -88,144 +103,160 @@ fn row_kernel(scheme: IntScheme) -> Result<RowKernel> {
 
 fn row_kernel_of_bits<const BITS: usize>(block_size: usize) -> Result<RowKernel> {
     match block_size {
-        16 => Ok(quantize_row::<BITS, 16>),
-        32 => Ok(quantize_row::<BITS, 32>),
-        64 => Ok(quantize_row::<BITS, 64>),
-        128 => Ok(quantize_row::<BITS, 128>),
-        256 => Ok(quantize_row::<BITS, 256>),
+        16 => Ok(Quantizer::row::<BITS, 16>),
+        32 => Ok(Quantizer::row::<BITS, 32>),
+        64 => Ok(Quantizer::row::<BITS, 64>),
+        128 => Ok(Quantizer::row::<BITS, 128>),
+        256 => Ok(Quantizer::row::<BITS, 256>),
         _ => Err(Error::UnsupportedBlockSize { block_size }),
     }
 }
 
-fn quantize_row<const BITS: usize, const BLOCK: usize>(
+/// Blocks that are worked on together: few enough for their weights to stay in the first-level cache between the loop
+/// that finds the extents and the one that rounds, many enough for what is done per block to be vectorised.
+const MOST_BLOCKS: usize = 64;
+const MOST_WEIGHTS: usize = 2048;
+
+struct Quantizer {
+    simd: Simd,
     symmetric: bool,
     scale_dtype: ScaleDtype,
-    row: &[f32],
-    out: Buffers<&mut [u8]>,
-) -> Result<(), Fault> {
-    let codes = out.codes.chunks_exact_mut(BLOCK * BITS / 8);
-    let scales = out.scales.chunks_exact_mut(scale_dtype.size());
-    for (b, ((values, codes), scale)) in row.chunks(BLOCK).zip(codes).zip(scales).enumerate() {
-        let padded;
-        let block = match values.as_array::<BLOCK>() {
-            Some(block) => block,
-            None => {
-                padded = pad_with_zeros(values);
-                &padded
+    grids: Grids,
+}
+
+/// The grids of some blocks, weight = (code - zero point) * scale, and what they are made from.
+struct Grids {
+    min: [f32; MOST_BLOCKS],
+    max: [f32; MOST_BLOCKS],
+    /// Not yet rounded to the storage dtype.
+    scales: [f32; MOST_BLOCKS],
+    /// As they are read back from the storage dtype.
+    stored: [f32; MOST_BLOCKS],
+    /// What a weight is multiplied by to reach a code. 0 where a scale is too small for weights to matter.
+    reciprocals: [f32; MOST_BLOCKS],
+    /// Whole numbers.
+    zero_points: [f32; MOST_BLOCKS],
+}
+
+impl Default for Grids {
+    fn default() -> Self {
+        let none = [0.0; MOST_BLOCKS];
+        Self { min: none, max: none, scales: none, stored: none, reciprocals: none, zero_points: none }
+    }
+}
+
+impl Quantizer {
+    fn row<const BITS: usize, const BLOCK: usize>(
+        &mut self,
+        row: &[f32],
+        out: Buffers<&mut [u8]>,
+    ) -> Result<(), Fault> {
+        let scale_bytes = self.scale_dtype.size();
+        let at_once = MOST_BLOCKS.min(MOST_WEIGHTS / BLOCK);
+        let whole = row.len() / BLOCK;
+        for first in (0..whole).step_by(at_once) {
+            let blocks = first..whole.min(first + at_once);
+            let values = &row[blocks.start * BLOCK..blocks.end * BLOCK];
+            let codes = &mut out.codes[blocks.start * BLOCK * BITS / 8..blocks.end * BLOCK * BITS / 8];
+            let scales = &mut out.scales[blocks.start * scale_bytes..blocks.end * scale_bytes];
+            self.blocks::<BITS, BLOCK>(values, codes, scales, first)?;
+            self.write_zero_points::<BITS>(out.zero_points, blocks);
+        }
+        let rest = &row[whole * BLOCK..];
+        if !rest.is_empty() {
+            // Zeros alter no scale: they are not the widest weight, and the asymmetric range includes zero anyway.
+            let mut padded = [0.0; BLOCK];
+            padded[..rest.len()].copy_from_slice(rest);
+            let codes = &mut out.codes[whole * BLOCK * BITS / 8..];
+            self.blocks::<BITS, BLOCK>(&padded, codes, &mut out.scales[whole * scale_bytes..], whole)?;
+            clear_codes::<BITS>(codes, rest.len());
+            self.write_zero_points::<BITS>(out.zero_points, whole..whole + 1);
+        }
+        Ok(())
+    }
+
+    /// Quantizes whole blocks, at most [`MOST_BLOCKS`], of which the first is block `first` of the row.
+    fn blocks<const BITS: usize, const BLOCK: usize>(
+        &mut self,
+        values: &[f32],
+        codes: &mut [u8],
+        scales: &mut [u8],
+        first: usize,
+    ) -> Result<(), Fault> {
+        let n = values.len() / BLOCK;
+        let Grids { min, max, scales: exact, stored, reciprocals, zero_points } = &mut self.grids;
+        let (min, max) = (&mut min[..n], &mut max[..n]);
+        if !self.simd.extents::<BLOCK>(values, min, max) {
+            return Err(first_non_finite(values, first * BLOCK));
+        }
+        let (exact, stored) = (&mut exact[..n], &mut stored[..n]);
+        let (reciprocals, zero_points) = (&mut reciprocals[..n], &mut zero_points[..n]);
+        if self.symmetric {
+            let firsts = values.iter().step_by(BLOCK);
+            for (((scale, zero_point), first), (&min, &max)) in
+                exact.iter_mut().zip(&mut *zero_points).zip(firsts).zip(min.iter().zip(&*max))
+            {
+                let widest = if max.abs() > min.abs() { max } else { min };
+                // Of zeros of both signs, ONNX Runtime takes the one that it meets first.
+                let widest = if widest == 0.0 { *first } else { widest };
+                *scale = -widest / mid::<BITS>();
+                *zero_point = mid::<BITS>();
             }
-        };
-
-        let column = b * BLOCK;
-        let extent = extent(block);
-        if !extent.finite {
-            return Err(first_non_finite(values, column));
-        }
-        let grid = if symmetric {
-            Grid::symmetric::<BITS>(&extent, block[0], scale_dtype)
         } else {
-            Grid::asymmetric::<BITS>(&extent, scale_dtype)
-        };
-        if !scale_dtype.round(grid.scale).is_finite() {
-            return Err(Fault::ScaleOverflow { column, scale: grid.scale });
+            for ((scale, zero_point), (&min, &max)) in
+                exact.iter_mut().zip(&mut *zero_points).zip(min.iter().zip(&*max))
+            {
+                let (min, max) = (lesser(min, 0.0), greater(max, 0.0));
+                *scale = (max - min) / top::<BITS>();
+                let exact = lesser(greater(0.0 - min / *scale, 0.0), top::<BITS>());
+                *zero_point = if *scale == 0.0 { 0.0 } else { exact.round() };
+            }
         }
-
-        scale_dtype.write(grid.scale, scale);
-        if !symmetric {
-            write_zero_point::<BITS>(out.zero_points, b, grid.zero_point as u8);
+        self.scale_dtype.write_all(self.simd, exact, scales);
+        self.scale_dtype.read_all(self.simd, scales, stored);
+        if let Some(b) = stored.iter().position(|scale| !scale.is_finite()) {
+            return Err(Fault::ScaleOverflow { column: (first + b) * BLOCK, scale: exact[b] });
         }
-        let mut wide = encode::<BITS, BLOCK>(block, &grid);
-        wide[values.len()..].fill(0);
-        pack::<BITS, BLOCK>(&wide, codes);
+        let used = if self.scale_dtype == ScaleDtype::Bf16 { exact } else { stored };
+        for (reciprocal, scale) in reciprocals.iter_mut().zip(used) {
+            let inverse = 1.0 / *scale;
+            *reciprocal = if inverse.is_finite() { inverse } else { 0.0 };
+        }
+        self.simd.encode::<BITS, BLOCK>(values, reciprocals, zero_points, codes);
+        Ok(())
     }
-    Ok(())
-}
 
-/// Zeros alter no scale: they are not the widest weight, and the asymmetric range includes zero anyway.
-fn pad_with_zeros<const BLOCK: usize>(values: &[f32]) -> [f32; BLOCK] {
-    let mut padded = [0.0; BLOCK];
-    padded[..values.len()].copy_from_slice(values);
-    padded
-}
-
-struct Extent {
-    min: f32,
-    max: f32,
-    finite: bool,
-}
-
-/// Independent accumulators: enough to fill the vector registers of any machine, and a divisor of every block size.
-const LANES: usize = 16;
-
-fn extent<const BLOCK: usize>(block: &[f32; BLOCK]) -> Extent {
-    let mut min = [f32::INFINITY; LANES];
-    let mut max = [f32::NEG_INFINITY; LANES];
-    let mut non_finite = [false; LANES];
-    for chunk in block.as_chunks::<LANES>().0 {
-        for lane in 0..LANES {
-            let value = chunk[lane];
-            min[lane] = lesser(value, min[lane]);
-            max[lane] = greater(value, max[lane]);
-            non_finite[lane] |= !value.is_finite();
+    /// Writes the zero points of the blocks that were quantized last. Where the row ends on half a byte, the other half
+    /// is `mid`.
+    fn write_zero_points<const BITS: usize>(&self, row: &mut [u8], blocks: std::ops::Range<usize>) {
+        if self.symmetric {
+            return;
+        }
+        for (b, &zero_point) in blocks.zip(&self.grids.zero_points) {
+            let zero_point = zero_point as u8;
+            if BITS == 8 {
+                row[b] = zero_point;
+            } else if b.is_multiple_of(2) {
+                row[b / 2] = zero_point | (mid::<BITS>() as u8) << 4;
+            } else {
+                row[b / 2] = row[b / 2] & 0x0f | zero_point << 4;
+            }
         }
     }
-    Extent {
-        min: min.into_iter().fold(f32::INFINITY, lesser),
-        max: max.into_iter().fold(f32::NEG_INFINITY, greater),
-        finite: !non_finite.contains(&true),
+}
+
+/// Zeros the codes of a block from weight `from` on.
+fn clear_codes<const BITS: usize>(codes: &mut [u8], from: usize) {
+    if BITS == 4 && from % 2 == 1 {
+        codes[from / 2] &= 0x0f;
     }
-}
-
-/// One machine instruction, unlike `f32::min`, whose promise about NaN costs three.
-fn lesser(a: f32, b: f32) -> f32 {
-    if a < b { a } else { b }
-}
-
-fn greater(a: f32, b: f32) -> f32 {
-    if a > b { a } else { b }
+    codes[(from * BITS).div_ceil(8)..].fill(0);
 }
 
 #[cold]
 fn first_non_finite(values: &[f32], column: usize) -> Fault {
     let (i, value) = values.iter().copied().enumerate().find(|(_, value)| !value.is_finite()).unwrap_or((0, f32::NAN));
     Fault::NonFinite { column: column + i, value }
-}
-
-/// The grid of one block: weight = (code - zero_point) * scale.
-struct Grid {
-    /// Not yet rounded to the storage dtype.
-    scale: f32,
-    /// What a weight is multiplied by to reach a code. 0 where a scale is too small for weights to matter.
-    reciprocal: f32,
-    /// A whole number.
-    zero_point: f32,
-}
-
-impl Grid {
-    fn symmetric<const BITS: usize>(extent: &Extent, first: f32, scale_dtype: ScaleDtype) -> Self {
-        let Extent { min, max, .. } = *extent;
-        let widest = if max.abs() > min.abs() { max } else { min };
-        // Of zeros of both signs, ONNX Runtime takes the one that it meets first.
-        let widest = if widest == 0.0 { first } else { widest };
-        let scale = -widest / mid::<BITS>();
-        Self { scale, reciprocal: reciprocal(scale, scale_dtype), zero_point: mid::<BITS>() }
-    }
-
-    fn asymmetric<const BITS: usize>(extent: &Extent, scale_dtype: ScaleDtype) -> Self {
-        let min = lesser(extent.min, 0.0);
-        let max = greater(extent.max, 0.0);
-        let scale = (max - min) / top::<BITS>();
-        let zero_point = if scale == 0.0 { 0.0 } else { clamp::<BITS>(0.0 - min / scale).round() };
-        Self { scale, reciprocal: reciprocal(scale, scale_dtype), zero_point }
-    }
-}
-
-fn reciprocal(scale: f32, scale_dtype: ScaleDtype) -> f32 {
-    let scale = match scale_dtype {
-        ScaleDtype::F32 | ScaleDtype::F16 => scale_dtype.round(scale),
-        ScaleDtype::Bf16 => scale,
-    };
-    let reciprocal = 1.0 / scale;
-    if reciprocal.is_finite() { reciprocal } else { 0.0 }
 }
 
 /// The largest code.
@@ -236,50 +267,6 @@ const fn top<const BITS: usize>() -> f32 {
 /// The zero point of a symmetric scheme.
 const fn mid<const BITS: usize>() -> f32 {
     (1_u32 << (BITS - 1)) as f32
-}
-
-fn clamp<const BITS: usize>(code: f32) -> f32 {
-    lesser(greater(code, 0.0), top::<BITS>())
-}
-
-fn encode<const BITS: usize, const BLOCK: usize>(block: &[f32; BLOCK], grid: &Grid) -> [u8; BLOCK] {
-    let mut codes = [0; BLOCK];
-    for (code, &weight) in codes.iter_mut().zip(block) {
-        *code = round_half_up(clamp::<BITS>(weight * grid.reciprocal + grid.zero_point));
-    }
-    codes
-}
-
-/// Rounds 0 ..= 255 to the nearest integer, halves up, in operations that every vector unit has.
-///
-/// Adding 2^23 leaves no bits for a fraction: the sum is rounded to an integer, ties to even, which then stands in
-/// its low bits. The exact remainder tells the ties that went down. (`floor(x + 0.5)` fails at 0.49999997.)
-fn round_half_up(x: f32) -> u8 {
-    const NO_FRACTION: f32 = 8_388_608.0;
-    let sum = x + NO_FRACTION;
-    let tie_went_down = x - (sum - NO_FRACTION) == 0.5;
-    (sum.to_bits() as u8).wrapping_add(u8::from(tie_went_down))
-}
-
-fn pack<const BITS: usize, const BLOCK: usize>(codes: &[u8; BLOCK], bytes: &mut [u8]) {
-    if BITS == 8 {
-        bytes.copy_from_slice(codes);
-    } else {
-        for (byte, [low, high]) in bytes.iter_mut().zip(codes.as_chunks::<2>().0) {
-            *byte = low | high << 4;
-        }
-    }
-}
-
-/// Writes the zero point of block `b`. A low half byte also writes `mid` above itself, in case the row ends there.
-fn write_zero_point<const BITS: usize>(zero_points: &mut [u8], b: usize, zero_point: u8) {
-    if BITS == 8 {
-        zero_points[b] = zero_point;
-    } else if b.is_multiple_of(2) {
-        zero_points[b / 2] = zero_point | (mid::<BITS>() as u8) << 4;
-    } else {
-        zero_points[b / 2] = zero_points[b / 2] & 0x0f | zero_point << 4;
-    }
 }
 
 #[cfg(test)]
@@ -299,18 +286,6 @@ mod tests {
         let mut zero_points = vec![0xaa; scheme.zero_point_bytes_per_row(k)];
         quantize_rows(scheme, dtype, row, k, &mut codes, &mut scales, &mut zero_points)?;
         Ok((codes, scales, zero_points))
-    }
-
-    #[test]
-    fn rounding_agrees_with_round_on_every_float_near_a_half() {
-        for i in 0..=254_u8 {
-            let half = f32::from(i) + 0.5;
-            for x in [f32::from(i), half.next_down(), half, half.next_up(), f32::from(i + 1).next_down()] {
-                assert_eq!(f32::from(round_half_up(x)), x.round(), "{x:?}");
-            }
-        }
-        assert_eq!(round_half_up(255.0), 255);
-        assert_eq!(round_half_up(f32::MIN_POSITIVE), 0);
     }
 
     #[test]

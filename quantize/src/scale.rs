@@ -2,6 +2,8 @@ use std::fmt;
 
 use half::{bf16, f16};
 
+use crate::Simd;
+
 /// The dtype in which scales are stored: that of the activations, as `MatMulNBits` demands.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum ScaleDtype {
@@ -19,21 +21,32 @@ impl ScaleDtype {
         }
     }
 
-    /// The nearest value that the dtype holds, ties to even; infinite where `scale` overflows it.
-    pub(crate) fn round(self, scale: f32) -> f32 {
-        match self {
-            Self::F32 => scale,
-            Self::F16 => f16::from_f32(scale).to_f32(),
-            Self::Bf16 => bf16::from_f32(scale).to_f32(),
-        }
+    /// Writes `scales`, rounded to the nearest that the dtype holds, ties to even; infinite where one overflows it.
+    /// `bytes` is [`Self::size`] times as long.
+    pub(crate) fn write_all(self, simd: Simd, scales: &[f32], bytes: &mut [u8]) {
+        // Overflow is seen in what is read back.
+        let _overflowed = match self {
+            Self::F32 => {
+                for (bytes, scale) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(scales) {
+                    *bytes = scale.to_le_bytes();
+                }
+                false
+            }
+            Self::F16 => simd.f32_to_f16(scales, bytes),
+            Self::Bf16 => simd.f32_to_bf16(scales, bytes),
+        };
     }
 
-    /// Writes `scale`, rounded as by [`Self::round`], into exactly [`Self::size`] bytes.
-    pub(crate) fn write(self, scale: f32, bytes: &mut [u8]) {
+    /// Reads what [`Self::write_all`] wrote.
+    pub(crate) fn read_all(self, simd: Simd, bytes: &[u8], scales: &mut [f32]) {
         match self {
-            Self::F32 => bytes.copy_from_slice(&scale.to_le_bytes()),
-            Self::F16 => bytes.copy_from_slice(&f16::from_f32(scale).to_le_bytes()),
-            Self::Bf16 => bytes.copy_from_slice(&bf16::from_f32(scale).to_le_bytes()),
+            Self::F32 => {
+                for (bytes, scale) in bytes.as_chunks::<4>().0.iter().zip(scales) {
+                    *scale = f32::from_le_bytes(*bytes);
+                }
+            }
+            Self::F16 => simd.f16_to_f32(bytes, scales),
+            Self::Bf16 => simd.bf16_to_f32(bytes, scales),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use genai_quantize::{IntScheme, ScaleDtype, convert, quantize_rows};
+use genai_quantize::{Buffers, IntScheme, ScaleDtype, Simd, convert, quantize_rows_with};
 use safetensors::SafeTensors;
 
 const DTYPES: [(&str, ScaleDtype); 3] =
@@ -11,6 +11,12 @@ const INPUTS: [&str; 4] = ["even", "ragged", "odd", "nasty"];
 
 #[test]
 fn bytes_equal_those_of_onnx_runtime() {
+    for simd in Simd::supported() {
+        compare(simd);
+    }
+}
+
+fn compare(simd: Simd) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fixtures/quantize/ort_vectors.safetensors");
     let file = std::fs::read(path).unwrap();
     let recorded = SafeTensors::deserialize(&file).unwrap();
@@ -21,7 +27,7 @@ fn bytes_equal_those_of_onnx_runtime() {
         for input in INPUTS {
             let tensor = recorded.tensor(&format!("{dtype_name}/{input}")).unwrap();
             let k = tensor.shape()[1];
-            let rows = widen(tensor.data(), dtype);
+            let rows = widen(simd, tensor.data(), dtype);
 
             for (bits, block_size, symmetric) in schemes() {
                 let scheme = IntScheme::new(bits, block_size, symmetric).unwrap();
@@ -35,11 +41,11 @@ fn bytes_equal_those_of_onnx_runtime() {
                     scales: bytes(&format!("{case}/scales")).to_vec(),
                     zero_points: if symmetric { vec![] } else { bytes(&format!("{case}/zero_points")).to_vec() },
                 };
-                differences.extend(quantize(scheme, dtype, &rows, k).difference(&expected, &case));
+                differences.extend(quantize(simd, scheme, dtype, &rows, k).difference(&expected, &case));
             }
         }
     }
-    assert!(differences.is_empty(), "{} buffers differ:\n{}", differences.len(), differences.join("\n"));
+    assert!(differences.is_empty(), "{simd:?}: {} buffers differ:\n{}", differences.len(), differences.join("\n"));
 }
 
 fn schemes() -> impl Iterator<Item = (usize, usize, bool)> {
@@ -49,12 +55,12 @@ fn schemes() -> impl Iterator<Item = (usize, usize, bool)> {
     })
 }
 
-fn widen(bytes: &[u8], dtype: ScaleDtype) -> Vec<f32> {
+fn widen(simd: Simd, bytes: &[u8], dtype: ScaleDtype) -> Vec<f32> {
     let mut values = vec![f32::NAN; bytes.len() / dtype.size()];
     match dtype {
         ScaleDtype::F32 => values = bytes.as_chunks().0.iter().map(|&le| f32::from_le_bytes(le)).collect(),
-        ScaleDtype::F16 => convert::f16_to_f32(bytes, &mut values).unwrap(),
-        ScaleDtype::Bf16 => convert::bf16_to_f32(bytes, &mut values).unwrap(),
+        ScaleDtype::F16 => convert::f16_to_f32(simd, bytes, &mut values).unwrap(),
+        ScaleDtype::Bf16 => convert::bf16_to_f32(simd, bytes, &mut values).unwrap(),
     }
     values
 }
@@ -74,13 +80,14 @@ struct Quantized {
     zero_points: Vec<u8>,
 }
 
-fn quantize(scheme: IntScheme, dtype: ScaleDtype, rows: &[f32], k: usize) -> Quantized {
+fn quantize(simd: Simd, scheme: IntScheme, dtype: ScaleDtype, rows: &[f32], k: usize) -> Quantized {
     let n = rows.len() / k;
     // Not zero at the start: every byte has to be written.
     let mut codes = vec![0xaa; n * scheme.code_bytes_per_row(k)];
     let mut scales = vec![0xaa; n * scheme.blocks(k) * dtype.size()];
     let mut zero_points = vec![0xaa; n * scheme.zero_point_bytes_per_row(k)];
-    quantize_rows(scheme, dtype, rows, k, &mut codes, &mut scales, &mut zero_points).unwrap();
+    let out = Buffers { codes: &mut *codes, scales: &mut *scales, zero_points: &mut *zero_points };
+    quantize_rows_with(simd, scheme, dtype, rows, k, out).unwrap();
     Quantized { codes, scales, zero_points }
 }
 

@@ -1,6 +1,6 @@
 //! What holds for all weights, and the fast loops against a slow reading of the rule.
 
-use genai_quantize::{IntScheme, ScaleDtype, dequantize_rows, quantize_rows};
+use genai_quantize::{Buffers, IntScheme, ScaleDtype, Simd, dequantize_rows, quantize_rows_with};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -10,7 +10,10 @@ proptest! {
     /// Also the layout: every length comes from [`IntScheme`], and every byte is compared.
     #[test]
     fn the_fast_loops_follow_the_rule(scheme in schemes(), dtype in dtypes(), (k, rows) in matrices()) {
-        prop_assert_eq!(quantize(scheme, dtype, &rows, k), by_the_rule(scheme, dtype, &rows, k));
+        let expected = by_the_rule(scheme, dtype, &rows, k);
+        for simd in Simd::supported() {
+            prop_assert_eq!(&quantize(simd, scheme, dtype, &rows, k), &expected, "{:?}", simd);
+        }
     }
 
     #[test]
@@ -19,7 +22,7 @@ proptest! {
         dtype in dtypes(),
         (k, rows) in matrices(),
     ) {
-        let quantized = quantize(scheme, dtype, &rows, k);
+        let quantized = quantize(Simd::detect(), scheme, dtype, &rows, k);
         let back = dequantize(scheme, dtype, &quantized, k);
         let scales = quantized.scales(dtype);
         for (i, (&weight, &back)) in rows.iter().zip(&back).enumerate() {
@@ -42,7 +45,7 @@ proptest! {
         zero in select(vec![0.0, -0.0]),
     ) {
         let rows = vec![zero; 3 * k];
-        let back = dequantize(scheme, dtype, &quantize(scheme, dtype, &rows, k), k);
+        let back = dequantize(scheme, dtype, &quantize(Simd::detect(), scheme, dtype, &rows, k), k);
         prop_assert!(back.iter().all(|&weight| weight == 0.0));
     }
 
@@ -54,8 +57,8 @@ proptest! {
         cut in 0..5_usize,
     ) {
         let (upper, lower) = rows.split_at(cut.min(rows.len() / k) * k);
-        let (upper, lower) = (quantize(scheme, dtype, upper, k), quantize(scheme, dtype, lower, k));
-        let whole = quantize(scheme, dtype, &rows, k);
+        let (upper, lower) = (quantize(Simd::detect(), scheme, dtype, upper, k), quantize(Simd::detect(), scheme, dtype, lower, k));
+        let whole = quantize(Simd::detect(), scheme, dtype, &rows, k);
         prop_assert_eq!(whole.codes, [upper.codes, lower.codes].concat());
         prop_assert_eq!(whole.scale_bytes, [upper.scale_bytes, lower.scale_bytes].concat());
         prop_assert_eq!(whole.zero_points, [upper.zero_points, lower.zero_points].concat());
@@ -90,13 +93,14 @@ struct Quantized {
     zero_points: Vec<u8>,
 }
 
-fn quantize(scheme: IntScheme, dtype: ScaleDtype, rows: &[f32], k: usize) -> Quantized {
+fn quantize(simd: Simd, scheme: IntScheme, dtype: ScaleDtype, rows: &[f32], k: usize) -> Quantized {
     let n = rows.len() / k;
     // Not zero at the start: every byte has to be written.
     let mut codes = vec![0xaa; n * scheme.code_bytes_per_row(k)];
     let mut scale_bytes = vec![0xaa; n * scheme.blocks(k) * dtype.size()];
     let mut zero_points = vec![0xaa; n * scheme.zero_point_bytes_per_row(k)];
-    quantize_rows(scheme, dtype, rows, k, &mut codes, &mut scale_bytes, &mut zero_points).unwrap();
+    let out = Buffers { codes: &mut *codes, scales: &mut *scale_bytes, zero_points: &mut *zero_points };
+    quantize_rows_with(simd, scheme, dtype, rows, k, out).unwrap();
     Quantized { codes, scale_bytes, zero_points }
 }
 

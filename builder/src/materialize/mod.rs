@@ -1,11 +1,18 @@
 //! Fills the data file: reads, converts, quantizes and writes in tiles of rows, under a byte budget.
 //!
 //! ```text
-//! workers ─► next tile ─► read rows ─► f32 ─► round or quantize ─► write at the slot's offset
+//! workers ─► next span ─► read rows ─► f32 ─► round or quantize ──────────────► write at the slot's offset
+//!                            └─ a strip at a time ─► round ─► turn, for [k, n] ─┘
 //! ```
 //!
-//! A worker holds one tile at a time, so memory is `workers × tile`, whatever the size of the model. A tile writes to
-//! places that no other tile writes to, so the bytes do not depend on the order of the work.
+//! A worker holds one span at a time, so memory is `workers × span`, whatever the size of the model. What is f32 at a
+//! time stays in the second-level cache; only the stored form of a matrix that is turned is larger. A span writes to
+//! places that no other span writes to, so the bytes do not depend on the order of the work. While one worker waits for
+//! the disk, another computes; written pages go to the disk in the background.
+//!
+//! Every weight is read once, with positioned reads: mapped pages would count as memory of the process, and a file that
+//! is cut short would end it. Pages of the source are not dropped behind the cursor: they belong to the system, which
+//! takes them back when it needs them, and the next build of the same checkpoint finds them.
 
 mod tile;
 
@@ -18,6 +25,7 @@ use std::{
 };
 
 use genai_checkpoint::Checkpoint;
+use genai_quantize::Simd;
 
 use tile::Tile;
 
@@ -28,14 +36,20 @@ use crate::{
     plan::{Job, Rows, Segment, Sink, Source},
 };
 
-/// How much memory and how many threads the work may take.
+/// What the work may take. None of it changes a byte.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     /// Bytes of all tiles in flight.
     pub max_memory: u64,
     /// Worker threads; at least 1.
     pub threads: usize,
+    /// Vector instructions of the loops over weights.
+    pub simd: Simd,
 }
+
+/// After so many bytes the system is told to write them, while the work goes on. Left alone it would begin when a tenth
+/// of its memory is full of them, for most packages at the sync at the end.
+const WRITEBACK: u64 = 16 << 20;
 
 /// Rows of one job that are made together.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +57,8 @@ struct Span {
     job: usize,
     first_row: usize,
     rows: usize,
+    /// How many of them are f32 at a time.
+    strip: usize,
 }
 
 /// Fills the data file of a plan.
@@ -65,15 +81,25 @@ pub(crate) fn materialize(
     std::thread::scope(|scope| {
         for _ in 0..workers.min(spans.len()) {
             scope.spawn(|| {
-                let mut tile = Tile::default();
+                let mut tile = Tile::new(limits.simd);
+                let mut tile_of = usize::MAX;
                 while !failed.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
                     let Some(span) = spans.get(index) else { break };
                     let job = &plan.jobs[span.job];
-                    match tile.make(job, span.first_row, span.rows, checkpoint, &plan.slots, file) {
+                    if tile_of != span.job {
+                        // Buffers of one job would take their room beside those of the next.
+                        tile = Tile::new(limits.simd);
+                        tile_of = span.job;
+                    }
+                    match tile.make(job, span, checkpoint, &plan.slots, file) {
                         Ok(()) => {
                             let bytes = span.rows as u64 * job.stored_row_bytes();
-                            progress(done.fetch_add(bytes, Ordering::Relaxed) + bytes);
+                            let before = done.fetch_add(bytes, Ordering::Relaxed);
+                            progress(before + bytes);
+                            if before / WRITEBACK != (before + bytes) / WRITEBACK {
+                                file.begin_writeback();
+                            }
                         }
                         Err(error) => {
                             if !matches!(error, Error::Weight { .. }) {
@@ -125,7 +151,7 @@ fn first_of_each_tensor(errors: impl Iterator<Item = Error>) -> Option<Error> {
 pub fn peak_tile_bytes(plan: &Plan, limits: &Limits) -> Result<u64> {
     let workers = workers(plan, limits)?;
     let spans = spans(plan, limits.max_memory / workers as u64);
-    let largest = spans.iter().map(|span| span.rows as u64 * row_cost(&plan.jobs[span.job])).max().unwrap_or(0);
+    let largest = spans.iter().map(|span| span_cost(&plan.jobs[span.job], span)).max().unwrap_or(0);
     Ok(largest * workers.min(spans.len()) as u64)
 }
 
@@ -192,30 +218,68 @@ fn workers(plan: &Plan, limits: &Limits) -> Result<usize> {
     Ok(limits.threads.clamp(1, usize::try_from(room).unwrap_or(usize::MAX)))
 }
 
-/// Memory that a row takes in a tile: source bytes, f32 values, the same transposed, stored bytes.
+/// Memory of a span of one row.
 fn row_cost(job: &Job) -> u64 {
-    let from_columns = |segment: &Segment| matches!(segment.source, Source::Columns { .. });
-    let (source, turned) = match &job.rows {
-        Rows::Checkpoint { segments, .. } => (4 * job.k as u64, segments.iter().any(from_columns)),
-        Rows::Rotary { .. } => (0, false),
-    };
-    let turned = turned || matches!(job.sink, Sink::Transposed { .. });
-    let copies = if turned { 2 } else { 1 };
-    (source + copies * 4 * job.k as u64 + job.stored_row_bytes()).max(1)
+    strip_row_cost(job) + turned_row_cost(job)
 }
 
-/// All jobs cut into tiles of at most `budget` bytes, in the order of the data file.
+fn span_cost(job: &Job, span: &Span) -> u64 {
+    span.strip as u64 * strip_row_cost(job) + span.rows as u64 * turned_row_cost(job)
+}
+
+/// Memory that a row takes while it is f32: source bytes, values, these as columns where they are read so, stored bytes.
+fn strip_row_cost(job: &Job) -> u64 {
+    let k = job.k as u64;
+    let source = match &job.rows {
+        Rows::Checkpoint { .. } => 4 * k,
+        Rows::Rotary { .. } => 0,
+    };
+    let columns = if reads_columns(job) { 4 * k } else { 0 };
+    (source + 4 * k + columns + job.stored_row_bytes()).max(1)
+}
+
+/// Memory that a row takes until its span is written: its stored form as a column.
+fn turned_row_cost(job: &Job) -> u64 {
+    if is_turned(job) { job.stored_row_bytes() } else { 0 }
+}
+
+fn is_turned(job: &Job) -> bool {
+    matches!(job.sink, Sink::Transposed { .. })
+}
+
+fn reads_columns(job: &Job) -> bool {
+    let from_columns = |segment: &Segment| matches!(segment.source, Source::Columns { .. });
+    matches!(&job.rows, Rows::Checkpoint { segments, .. } if segments.iter().any(from_columns))
+}
+
+/// All jobs cut into spans of at most `budget` bytes, in the order of the data file.
 fn spans(plan: &Plan, budget: u64) -> Vec<Span> {
-    // Larger tiles gain nothing where rows are written as they come. A transposed tile is written in one stretch per
-    // column, which many rows make long.
-    const ROWWISE: u64 = 4 << 20;
-    const TRANSPOSED: u64 = 64 << 20;
+    // What is f32 at a time stays in the second-level cache.
+    const STRIP: u64 = 1 << 20;
+    // Columns are written, or read, a stretch at a time; many rows make that long.
+    const COLUMNS: u64 = 64 << 20;
+    // A line of the cache in each column.
+    const STRIP_ROWS: u64 = 32;
+    let rows_in = |bytes: u64, cost: u64| (bytes / cost).max(1);
     let mut spans = Vec::new();
     for (index, job) in plan.jobs.iter().enumerate() {
-        let wanted = if matches!(job.sink, Sink::Transposed { .. }) { TRANSPOSED } else { ROWWISE };
-        let rows = usize::try_from(budget.min(wanted) / row_cost(job)).unwrap_or(usize::MAX).max(1);
-        let starts = (0..job.n).step_by(rows);
-        spans.extend(starts.map(|first| Span { job: index, first_row: first, rows: rows.min(job.n - first) }));
+        let (row, turned) = (strip_row_cost(job), turned_row_cost(job));
+        let (strip, rows) = if reads_columns(job) {
+            let rows = rows_in(budget.min(COLUMNS), row + turned);
+            (rows, rows)
+        } else if is_turned(job) {
+            let strip = rows_in(STRIP, row).max(STRIP_ROWS).min(rows_in(budget / 2, row + turned));
+            (strip, rows_in(budget.min(COLUMNS).saturating_sub(strip * row), turned).max(strip))
+        } else {
+            let rows = rows_in(budget.min(STRIP), row);
+            (rows, rows)
+        };
+        let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);
+        let (strip, rows) = (size(strip), size(rows));
+        spans.extend((0..job.n).step_by(rows).map(|first_row| {
+            let rows = rows.min(job.n - first_row);
+            Span { job: index, first_row, rows, strip: strip.min(rows) }
+        }));
     }
     spans
 }

@@ -1,9 +1,12 @@
 //! One tile: some rows of a matrix, from the checkpoint to the data file.
 
+use std::ops::Range;
+
 use genai_architectures::Rope;
 use genai_checkpoint::{Checkpoint, Dtype as Stored};
-use genai_quantize::{Error as Unfaithful, IntScheme, ScaleDtype, convert, quantize_rows};
+use genai_quantize::{Buffers, Error as Unfaithful, IntScheme, ScaleDtype, Simd, convert, quantize_rows_with};
 
+use super::Span;
 use crate::{
     Error, Result,
     graph::Dtype,
@@ -11,64 +14,59 @@ use crate::{
     plan::{Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Slot, Source},
 };
 
-/// The buffers of a worker, kept from tile to tile.
-#[derive(Default)]
+/// The buffers of a worker, kept from tile to tile of a job.
 pub(super) struct Tile {
+    simd: Simd,
     source: Vec<u8>,
     values: Vec<f32>,
-    turned: Vec<f32>,
+    /// Values of a matrix that is stored the other way round, as they were read.
+    columns: Vec<f32>,
     stored: Vec<u8>,
+    turned: Vec<u8>,
     scales: Vec<u8>,
     zero_points: Vec<u8>,
 }
 
 impl Tile {
-    /// Makes rows `first_row..first_row + rows` of a job.
+    pub(super) fn new(simd: Simd) -> Self {
+        let (source, stored, turned) = (Vec::new(), Vec::new(), Vec::new());
+        let (scales, zero_points) = (Vec::new(), Vec::new());
+        Self { simd, source, values: Vec::new(), columns: Vec::new(), stored, turned, scales, zero_points }
+    }
+
+    /// Makes the rows of a span.
     pub(super) fn make(
         &mut self,
         job: &Job,
-        first_row: usize,
-        rows: usize,
+        span: &Span,
         checkpoint: &Checkpoint,
         slots: &[Slot],
         file: &DataFile,
     ) -> Result<()> {
-        self.values.clear();
-        match &job.rows {
-            Rows::Checkpoint { segments, plus } => {
-                for piece in pieces(segments, first_row, rows) {
-                    self.read(&piece, job.k, checkpoint)?;
-                }
-                if *plus != 0.0 {
-                    self.values.iter_mut().for_each(|value| *value += plus);
-                }
-            }
-            Rows::Rotary { rope, part, tables } => self.rotary(rope, *part, tables, first_row, rows),
-        }
-        let blame = |error: Unfaithful| blame(&error, job, first_row);
+        let (first_row, rows) = (span.first_row, span.rows);
         let at = |slot: usize, row_bytes: usize| slots[slot].offset + (first_row * row_bytes) as u64;
         match job.sink {
             Sink::Dense { slot, dtype } => {
-                self.narrow(dtype).map_err(blame)?;
+                self.fill(job, first_row, rows, checkpoint)?;
+                self.narrow(dtype).map_err(|error| blame(&error, job, first_row))?;
                 file.write_at(&self.stored, at(slot, job.k * dtype.bytes() as usize))
             }
             Sink::Transposed { slot, dtype } => {
-                self.transpose(job.k, rows);
-                // An index of the transposed tile says nothing of the row; overflow is looked up in the rows.
-                self.narrow(dtype).map_err(|error| blame(transposed_back(error, job.k, rows)))?;
+                self.turn(job, span, dtype, checkpoint)?;
                 let stretch = rows * dtype.bytes() as usize;
                 let column_bytes = (job.n * dtype.bytes() as usize) as u64;
                 let start = slots[slot].offset + first_row as u64 * dtype.bytes();
                 if rows == job.n {
-                    return file.write_at(&self.stored, start);
+                    return file.write_at(&self.turned, start);
                 }
-                for (column, bytes) in self.stored.chunks_exact(stretch).enumerate() {
+                for (column, bytes) in self.turned.chunks_exact(stretch).enumerate() {
                     file.write_at(bytes, start + column as u64 * column_bytes)?;
                 }
                 Ok(())
             }
             Sink::Blocks { scheme, scale_dtype, codes, scales, zero_points } => {
-                self.quantize(scheme, scale_dtype, job.k, rows).map_err(blame)?;
+                self.fill(job, first_row, rows, checkpoint)?;
+                self.quantize(scheme, scale_dtype, job.k, rows).map_err(|error| blame(&error, job, first_row))?;
                 file.write_at(&self.stored, at(codes, scheme.code_bytes_per_row(job.k)))?;
                 file.write_at(&self.scales, at(scales, scheme.blocks(job.k) * scale_dtype.size()))?;
                 match zero_points {
@@ -79,31 +77,69 @@ impl Tile {
         }
     }
 
-    /// Appends rows, widened to f32.
-    fn read(&mut self, piece: &Segment, k: usize, checkpoint: &Checkpoint) -> Result<()> {
-        let start = self.values.len();
-        let count = piece.rows * k;
+    /// The rows of a span in their stored form, as columns. Only the stored form is as large as the span: values pass
+    /// through in strips.
+    fn turn(&mut self, job: &Job, span: &Span, dtype: Dtype, checkpoint: &Checkpoint) -> Result<()> {
+        resize(&mut self.turned, span.rows * job.k * dtype.bytes() as usize);
+        for done in (0..span.rows).step_by(span.strip) {
+            let (first_row, rows) = (span.first_row + done, span.strip.min(span.rows - done));
+            self.fill(job, first_row, rows, checkpoint)?;
+            self.narrow(dtype).map_err(|error| blame(&error, job, first_row))?;
+            if dtype.bytes() == 2 {
+                let (stored, turned) = (self.stored.as_chunks::<2>().0, self.turned.as_chunks_mut::<2>().0);
+                transpose(stored, job.k, &mut turned[done..], span.rows);
+            } else {
+                let (stored, turned) = (self.stored.as_chunks::<4>().0, self.turned.as_chunks_mut::<4>().0);
+                transpose(stored, job.k, &mut turned[done..], span.rows);
+            }
+        }
+        Ok(())
+    }
+
+    /// The values of rows `first_row..first_row + rows` of a job.
+    fn fill(&mut self, job: &Job, first_row: usize, rows: usize, checkpoint: &Checkpoint) -> Result<()> {
+        resize(&mut self.values, rows * job.k);
+        match &job.rows {
+            Rows::Checkpoint { segments, plus } => {
+                let mut start = 0;
+                for piece in pieces(segments, first_row, rows) {
+                    let end = start + piece.rows * job.k;
+                    self.read(&piece, job.k, start..end, checkpoint)?;
+                    start = end;
+                }
+                if *plus != 0.0 {
+                    self.values.iter_mut().for_each(|value| *value += plus);
+                }
+            }
+            Rows::Rotary { rope, part, tables } => self.rotary(rope, *part, tables, first_row, rows),
+        }
+        Ok(())
+    }
+
+    /// Reads rows, widened to f32, into a range of the values.
+    fn read(&mut self, piece: &Segment, k: usize, range: Range<usize>, checkpoint: &Checkpoint) -> Result<()> {
+        let values = &mut self.values[range];
         match &piece.source {
-            Source::Constant(value) => self.values.resize(start + count, *value),
+            Source::Constant(value) => values.fill(*value),
             Source::Rows { tensor, first } => {
-                self.values.resize(start + count, 0.0);
-                let stretch = (first * k, count);
-                widen(checkpoint, tensor, [stretch], &mut self.source, &mut self.values[start..])?;
-                check_finite(&self.values[start..], k, tensor, |row, column| (first + row, column))?;
+                let stretch = (first * k, values.len());
+                widen(self.simd, checkpoint, tensor, [stretch], &mut self.source, values)?;
+                check_finite(self.simd, values, k, tensor, |row, column| (first + row, column))?;
             }
             Source::Columns { tensor, first, total } => {
-                self.turned.resize(count, 0.0);
+                resize(&mut self.columns, values.len());
                 let stretches = (0..k).map(|line| (line * total + first, piece.rows));
-                widen(checkpoint, tensor, stretches, &mut self.source, &mut self.turned)?;
-                check_finite(&self.turned, piece.rows, tensor, |line, column| (line, first + column))?;
-                self.values.resize(start + count, 0.0);
-                transpose(&self.turned, k, piece.rows, &mut self.values[start..]);
+                widen(self.simd, checkpoint, tensor, stretches, &mut self.source, &mut self.columns)?;
+                check_finite(self.simd, &self.columns, piece.rows, tensor, |line, column| (line, first + column))?;
+                transpose(&self.columns, piece.rows, values, k);
             }
         }
         Ok(())
     }
 
     fn rotary(&mut self, rope: &Rope, part: RotaryPart, tables: &[RotaryTable], first_row: usize, rows: usize) {
+        let width = self.values.len() / rows;
+        let mut lines = self.values.chunks_exact_mut(width);
         let mut start = 0;
         for table in tables {
             let end = start + table.rows;
@@ -111,35 +147,28 @@ impl Tile {
             if from < to {
                 let frequencies = rope.inverse_frequencies(table.length);
                 let factor = rope.attention_factor(table.length);
-                for position in from - start..to - start {
-                    self.values.extend(frequencies.iter().map(|frequency| {
+                for (position, line) in (from - start..to - start).zip(&mut lines) {
+                    for (value, frequency) in line.iter_mut().zip(&frequencies) {
                         // Angles are rounded to f32, as the reference computes them.
                         let angle = f64::from(position as f32 * frequency);
-                        let value = match part {
+                        let exact = match part {
                             RotaryPart::Cos => libm::cos(angle),
                             RotaryPart::Sin => libm::sin(angle),
                         };
-                        value as f32 * factor
-                    }));
+                        *value = exact as f32 * factor;
+                    }
                 }
             }
             start = end;
         }
     }
 
-    /// `[rows, k]` to `[k, rows]`.
-    fn transpose(&mut self, k: usize, rows: usize) {
-        self.turned.resize(self.values.len(), 0.0);
-        transpose(&self.values, rows, k, &mut self.turned);
-        std::mem::swap(&mut self.values, &mut self.turned);
-    }
-
     /// Rounds the values to a float dtype.
     fn narrow(&mut self, dtype: Dtype) -> Result<(), Unfaithful> {
-        self.stored.resize(self.values.len() * dtype.bytes() as usize, 0);
+        resize(&mut self.stored, self.values.len() * dtype.bytes() as usize);
         match dtype {
-            Dtype::F16 => convert::f32_to_f16(&self.values, &mut self.stored),
-            Dtype::Bf16 => convert::f32_to_bf16(&self.values, &mut self.stored),
+            Dtype::F16 => convert::f32_to_f16(self.simd, &self.values, &mut self.stored),
+            Dtype::Bf16 => convert::f32_to_bf16(self.simd, &self.values, &mut self.stored),
             _ => {
                 for (bytes, value) in self.stored.as_chunks_mut::<4>().0.iter_mut().zip(&self.values) {
                     *bytes = value.to_le_bytes();
@@ -156,16 +185,23 @@ impl Tile {
         k: usize,
         rows: usize,
     ) -> Result<(), Unfaithful> {
-        self.stored.resize(rows * scheme.code_bytes_per_row(k), 0);
-        self.scales.resize(rows * scheme.blocks(k) * scale_dtype.size(), 0);
-        self.zero_points.resize(rows * scheme.zero_point_bytes_per_row(k), 0);
-        let (codes, scales, zero_points) = (&mut self.stored, &mut self.scales, &mut self.zero_points);
-        quantize_rows(scheme, scale_dtype, &self.values, k, codes, scales, zero_points)
+        resize(&mut self.stored, rows * scheme.code_bytes_per_row(k));
+        resize(&mut self.scales, rows * scheme.blocks(k) * scale_dtype.size());
+        resize(&mut self.zero_points, rows * scheme.zero_point_bytes_per_row(k));
+        let (codes, scales, zero_points) = (&mut *self.stored, &mut *self.scales, &mut *self.zero_points);
+        quantize_rows_with(self.simd, scheme, scale_dtype, &self.values, k, Buffers { codes, scales, zero_points })
     }
+}
+
+/// Makes a buffer this long and not longer: a vector left to itself would double, past the budget.
+fn resize<T: Copy + Default>(buffer: &mut Vec<T>, length: usize) {
+    buffer.reserve_exact(length.saturating_sub(buffer.len()));
+    buffer.resize(length, T::default());
 }
 
 /// Reads stretches of a tensor, pairs of a first element and a count, one after another, as f32.
 fn widen(
+    simd: Simd,
     checkpoint: &Checkpoint,
     name: &str,
     stretches: impl IntoIterator<Item = (usize, usize)>,
@@ -175,7 +211,7 @@ fn widen(
     let missing = || Error::Tensors { problems: vec![format!("tensor {name:?} is missing")] };
     let tensor = checkpoint.tensor(name).ok_or_else(missing)?;
     let element = (tensor.dtype.bits() / 8) as usize;
-    source.resize(values.len() * element, 0);
+    resize(source, values.len() * element);
     let mut start = 0;
     for (first, count) in stretches {
         let end = start + count * element;
@@ -183,8 +219,8 @@ fn widen(
         start = end;
     }
     match tensor.dtype {
-        Stored::Bf16 => convert::bf16_to_f32(source, values),
-        Stored::F16 => convert::f16_to_f32(source, values),
+        Stored::Bf16 => convert::bf16_to_f32(simd, source, values),
+        Stored::F16 => convert::f16_to_f32(simd, source, values),
         Stored::F32 => {
             for (value, bytes) in values.iter_mut().zip(source.as_chunks::<4>().0) {
                 *value = f32::from_le_bytes(*bytes);
@@ -197,8 +233,14 @@ fn widen(
 }
 
 /// `at` turns a line and a place in it into the row and column of the tensor.
-fn check_finite(values: &[f32], width: usize, tensor: &str, at: impl Fn(usize, usize) -> (usize, usize)) -> Result<()> {
-    let Some(index) = convert::first_non_finite(values) else { return Ok(()) };
+fn check_finite(
+    simd: Simd,
+    values: &[f32],
+    width: usize,
+    tensor: &str,
+    at: impl Fn(usize, usize) -> (usize, usize),
+) -> Result<()> {
+    let Some(index) = convert::first_non_finite(simd, values) else { return Ok(()) };
     let (row, column) = at(index / width, index % width);
     Err(Error::Weight {
         tensor: tensor.to_owned(),
@@ -208,14 +250,24 @@ fn check_finite(values: &[f32], width: usize, tensor: &str, at: impl Fn(usize, u
     })
 }
 
-/// `[rows, columns]` to `[columns, rows]`, in blocks that stay in cache.
-fn transpose(from: &[f32], rows: usize, columns: usize, to: &mut [f32]) {
+/// Writes rows of `columns` elements as columns: an element goes to `column * stride + row`.
+///
+/// Blocks are copied together before they are turned: the lines of a block are often a power of two apart, and so many
+/// of them do not fit in the first-level cache side by side.
+fn transpose<T: Copy + Default>(from: &[T], columns: usize, to: &mut [T], stride: usize) {
     const BLOCK: usize = 32;
-    for row_block in (0..rows).step_by(BLOCK) {
-        for column_block in (0..columns).step_by(BLOCK) {
-            for column in column_block..(column_block + BLOCK).min(columns) {
-                for row in row_block..(row_block + BLOCK).min(rows) {
-                    to[column * rows + row] = from[row * columns + column];
+    let mut together = [[T::default(); BLOCK]; BLOCK];
+    for (block, rows) in from.chunks(BLOCK * columns).enumerate() {
+        let height = rows.len() / columns;
+        for first in (0..columns).step_by(BLOCK) {
+            let width = BLOCK.min(columns - first);
+            for (copy, row) in together.iter_mut().zip(rows.chunks_exact(columns)) {
+                copy[..width].copy_from_slice(&row[first..first + width]);
+            }
+            for column in 0..width {
+                let line = &mut to[(first + column) * stride + block * BLOCK..][..height];
+                for (element, row) in line.iter_mut().zip(&together) {
+                    *element = row[column];
                 }
             }
         }
@@ -264,14 +316,4 @@ fn blame(error: &Unfaithful, job: &Job, first_row: usize) -> Error {
         Some(Source::Constant(_)) | None => (job.subject().to_owned(), first_row + row),
     };
     Error::Weight { tensor, row: row as u64, reason, hint: error.hint() }
-}
-
-/// An index of `[k, rows]` as one of `[rows, k]`.
-fn transposed_back(error: Unfaithful, k: usize, rows: usize) -> Unfaithful {
-    match error {
-        Unfaithful::ValueOverflow { index, value, dtype, max } => {
-            Unfaithful::ValueOverflow { index: index % rows * k + index / rows, value, dtype, max }
-        }
-        other => other,
-    }
 }

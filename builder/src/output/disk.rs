@@ -184,6 +184,18 @@ impl DataFile {
         result.map_err(|error| failed(Action::Write, &self.path, error))
     }
 
+    /// Has the system begin to write what it holds of the file, where it can; waits for nothing, and promises nothing.
+    #[cfg_attr(target_os = "linux", allow(unsafe_code, reason = "no crate that is used here has the call"))]
+    pub(crate) fn begin_writeback(&self) {
+        #[cfg(target_os = "linux")]
+        {
+            use std::os::fd::AsRawFd;
+            // SAFETY: the descriptor is that of an open file, and no memory is passed. A failure changes nothing: the
+            // bytes are written later.
+            unsafe { libc::sync_file_range(self.file.as_raw_fd(), 0, 0, libc::SYNC_FILE_RANGE_WRITE) };
+        }
+    }
+
     /// Waits until the bytes are on the disk.
     pub(crate) fn sync(&self) -> Result<()> {
         self.disk.run(Action::SyncFile, &self.path, || self.file.sync_all())
