@@ -6,10 +6,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::mock_hub::{COMMIT, Hub, Received, Reply, Repo, Server, TOKEN, sha256};
-use crate::support::{Outcome, Run, build, contents, fixture, genai_build_with};
+use crate::support::{Outcome, Run, build, contents, fixture, genai_build_with, without_record};
 
 const OTHER: &str = "fedcba9876543210fedcba9876543210fedcba98";
 const WEIGHTS: &str = "model.safetensors";
@@ -64,16 +65,22 @@ impl Place {
 fn a_model_is_fetched_and_built() -> Outcome {
     let hub = Hub::start(tiny());
     let place = Place::of(&hub);
-    let expected = contents(build(&fixture("llama-default"), "int4", "cpu", &[])?.path());
+    // But for where it is from.
+    let expected = without_record(contents(build(&fixture("llama-default"), "int4", "cpu", &[])?.path()));
     place.build(&["-m", "tiny/llama"]).success()?;
-    assert!(contents(&place.output()) == expected, "a package from the Hub is that of the folder");
+    assert!(without_record(contents(&place.output())) == expected, "a package from the Hub is that of the folder");
+    let record: Value = serde_json::from_slice(&fs::read(place.output().join("genai-build.json"))?)?;
+    assert_eq!(record["source"], json!({"repository": "tiny/llama", "commit": COMMIT}));
+    let inputs = record["inputs"].as_array().unwrap();
+    let stored = inputs.iter().find(|input| input["name"] == WEIGHTS).unwrap();
+    assert_eq!(stored["sha256"], json!(sha256(&weights())), "the cache knows the hash");
     assert!(place.home().join("hub/models--tiny--llama/snapshots").join(COMMIT).join(WEIGHTS).is_file());
     hub.store_saw_no_token();
 
     fs::remove_dir_all(place.output())?;
     hub.server.clear();
     place.build(&["-m", "tiny/llama", "--offline"]).success()?;
-    assert!(contents(&place.output()) == expected && hub.server.log().is_empty());
+    assert!(without_record(contents(&place.output())) == expected && hub.server.log().is_empty());
 
     for flags in [["-m", "tiny/llama", "--revision", "v1"].as_slice(), &["-m", "tiny/llama@v1"]] {
         hub.server.clear();
@@ -233,7 +240,10 @@ fn a_killed_download_is_gone_on_with() -> Outcome {
     place.build(&["-m", "tiny/llama"]).success()?;
     let asked = hub.store.asked("GET", &sha256(&weights()));
     assert_eq!(asked.iter().map(Received::from).collect::<Vec<_>>(), [left], "only the rest is asked for");
-    assert!(contents(&place.output()) == contents(build(&fixture("llama-default"), "int4", "cpu", &[])?.path()));
+    let expected = build(&fixture("llama-default"), "int4", "cpu", &[])?;
+    let [fetched, expected] =
+        [place.output().as_path(), expected.path()].map(|folder| without_record(contents(folder)));
+    assert!(fetched == expected);
     Ok(())
 }
 
