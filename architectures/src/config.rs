@@ -231,7 +231,7 @@ impl Config {
             (float.fract() == 0.0 && (0.0..LIMIT as f64).contains(&float)).then_some(float as u64)
         });
         match integer {
-            Some(integer) if key.contains("layer") && integer > MOST_LAYERS => {
+            Some(integer) if (key.ends_with("layers") || key == "n_layer") && integer > MOST_LAYERS => {
                 Err(Error::invalid(self.path(key), format!("at most {MOST_LAYERS} layers"), value))
             }
             Some(integer) if (1..LIMIT).contains(&integer) => Ok(Some(integer as usize)),

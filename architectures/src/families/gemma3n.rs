@@ -96,8 +96,10 @@ fn streams(spec: &mut DecoderSpec, config: &Config) -> Result<()> {
     let active = config.opt_index("altup_active_idx")?.unwrap_or(0);
     let rank = config.opt_usize("laurel_rank")?.unwrap_or(64);
     let output_scaled = config.bool_or("altup_correct_scale", true)?;
-    if count < 2 || active >= count {
-        let expected = format!("at least 2, and more than altup_active_idx ({active})");
+    // A description holds every stream.
+    const MOST_STREAMS: usize = 64;
+    if !(2..=MOST_STREAMS).contains(&count) || active >= count {
+        let expected = format!("2 to {MOST_STREAMS}, and more than altup_active_idx ({active})");
         return Err(Error::invalid(config.path("altup_num_inputs"), expected, count));
     }
     let square = |name: &str| {
