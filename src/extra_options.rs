@@ -2,7 +2,7 @@
 
 use genai_checkpoint::Token;
 
-use crate::{failure::Failure, hub::TokenChoice};
+use crate::{failure::Failure, token::TokenChoice};
 
 /// Settings of the peer's builder that this tool knows. `None` where not given.
 #[derive(Debug, Default, PartialEq, Eq)]

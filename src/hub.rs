@@ -7,7 +7,7 @@ use std::{
 };
 
 use genai_architectures::{Config, describe};
-use genai_checkpoint::{Checkpoint, HubOptions, Progress, Token, resolve_model};
+use genai_checkpoint::{Checkpoint, HubOptions, Progress, resolve_model};
 use serde_json::Value;
 
 use crate::{
@@ -15,17 +15,8 @@ use crate::{
     console::{self, note},
     failure::Failure,
     report::bytes,
+    token::TokenChoice,
 };
-
-/// Which token the Hub gets to see.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-pub(crate) enum TokenChoice {
-    /// That of `HF_TOKEN` or `hf auth login`, if there is one.
-    #[default]
-    Environment,
-    None,
-    Given(Token),
-}
 
 /// Opens a model, fetching it if need be. `accept` sees its config before the weights are fetched.
 pub(crate) fn open(

@@ -10,6 +10,7 @@ mod hub;
 mod report;
 mod request;
 mod signals;
+mod token;
 
 use std::process::ExitCode;
 

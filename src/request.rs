@@ -10,7 +10,8 @@ use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
     extra_options::ExtraOptions,
     failure::Failure,
-    hub::{self, TokenChoice},
+    hub,
+    token::TokenChoice,
 };
 
 const DEFAULT_BLOCK_SIZE: usize = 32;

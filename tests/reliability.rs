@@ -34,7 +34,8 @@ const SHARDS: &str = "checkpoint/tests/checkpoint/shards.rs";
 const LINKS: &str = "checkpoint/tests/checkpoint/links.rs";
 const FAULTS: &str = "tests/faults.rs";
 const CRASHES: &str = "tests/crash_matrix.rs";
-const HUB: &str = "downloads are the matter of another change";
+const DOWNLOADS: &str = "checkpoint/tests/checkpoint/download.rs";
+const NETWORK: &str = "checkpoint/tests/checkpoint/download_faults.rs";
 const STATIC: &str = "no static checks of foreign ONNX files yet";
 
 const ROWS: &[(&str, Row)] = &[
@@ -291,16 +292,16 @@ const ROWS: &[(&str, Row)] = &[
     ("O23", NotYet("there is no cache of built tensors")),
     ("O24", NotYet("constants in the graph are a few bytes each; weights are always external")),
     // The Hub.
-    ("N01", NotYet(HUB)),
-    ("N02", NotYet(HUB)),
-    ("N03", NotYet(HUB)),
-    ("N04", NotYet(HUB)),
-    ("N05", NotYet(HUB)),
-    ("N06", NotYet(HUB)),
-    ("N07", NotYet(HUB)),
-    ("N08", NotYet(HUB)),
-    ("N09", NotYet(HUB)),
-    ("N10", NotYet(HUB)),
+    ("N01", In(DOWNLOADS, "offline_asks_nobody")),
+    ("N02", In(NETWORK, "refusals_say_what_to_do")),
+    ("N03", In(NETWORK, "a_cut_connection_is_resumed_where_it_was_cut")),
+    ("N04", In(NETWORK, "a_server_that_ignores_ranges_is_never_appended")),
+    ("N05", In(DOWNLOADS, "revisions_are_resolved_once_and_noted")),
+    ("N06", In(DOWNLOADS, "revisions_are_resolved_once_and_noted")),
+    ("N07", In(DOWNLOADS, "what_is_read_is_fetched_and_nothing_else")),
+    ("N08", In(NETWORK, "silence_and_dripping_end")),
+    ("N09", In(NETWORK, "hostile_answers_write_nothing_outside_the_cache")),
+    ("N10", In("tests/hub.rs", "a_proxy_is_asked_without_the_token")),
     // Packages of others.
     ("V01", NotYet(STATIC)),
     ("V02", NotYet(STATIC)),

@@ -8,6 +8,8 @@
 mod extra_options;
 #[path = "../../src/failure.rs"]
 mod failure;
+#[path = "../../src/token.rs"]
+mod token;
 
 use extra_options::ExtraOptions;
 use libfuzzer_sys::fuzz_target;

@@ -6,8 +6,9 @@ use crate::console::print;
 use crate::{
     args::InspectArgs,
     failure::Failure,
-    hub::{self, TokenChoice},
+    hub,
     report::{bytes, grouped},
+    token::TokenChoice,
 };
 
 pub(crate) fn run(args: &InspectArgs) -> Result<(), Failure> {

@@ -14,8 +14,9 @@ use crate::console::{note, print, print_json};
 use crate::{
     args::{RuntimeArgs, ValidateArgs},
     failure::{Failure, code},
-    hub::{self, TokenChoice},
+    hub,
     report::Continuation,
+    token::TokenChoice,
 };
 
 /// Logits recorded from transformers, where a checkpoint carries them.
