@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::console::Mode;
+use crate::console::{Mode, ProgressArg};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -263,13 +263,6 @@ pub(crate) struct VerifyArgs {
     /// Print the result as one JSON object, that of a failure too
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum ProgressArg {
-    Auto,
-    None,
-    Json,
 }
 
 #[derive(Debug, Subcommand)]

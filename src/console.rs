@@ -8,14 +8,22 @@ use std::{
     time::{Duration, Instant},
 };
 
+use clap::ValueEnum;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    args::ProgressArg,
-    failure::{Failure, code},
-};
+use crate::failure::{Failure, code};
+
+/// How progress is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ProgressArg {
+    /// A bar, where stderr is a terminal.
+    Auto,
+    None,
+    /// Events, as lines.
+    Json,
+}
 
 /// How this run speaks; set once, from the command line.
 #[derive(Debug, Clone, Copy)]

@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::{
-    args::{Cli, Command, ProgressArg},
-    console::Mode,
+    args::{Cli, Command},
+    console::{Mode, ProgressArg},
     failure::{Failure, code},
 };
 

@@ -1,45 +1,12 @@
 //! How the parts of a layer join the residual stream.
 
-use genai_architectures::{DecoderSpec, Layer, Mixer, Norm, Residual};
+use genai_architectures::Residual;
 
-use super::attention::{Keys, attention};
+use super::attention::Keys;
 use super::layer_inputs::own_input;
-use super::mlp::mlp;
-use super::norm::norm;
-use super::{Batch, Weights, streams};
+use super::pass::{Pass, add};
+use super::streams;
 use crate::{Matrix, Result};
-
-/// One layer's pass over a batch.
-pub(super) struct Pass<'a> {
-    pub(super) spec: &'a DecoderSpec,
-    pub(super) weights: &'a dyn Weights,
-    pub(super) batch: &'a Batch,
-    /// Of the layer.
-    pub(super) index: usize,
-    /// The layer's own input, `[tokens, width]`.
-    pub(super) input: Option<&'a Matrix>,
-}
-
-impl Pass<'_> {
-    fn layer(&self) -> &Layer {
-        &self.spec.layers[self.index]
-    }
-
-    /// `[tokens, hidden_size]`
-    pub(super) fn mix(&self, keys: &mut Keys, hidden: &Matrix) -> Result<Matrix> {
-        let Mixer::Attention(of_layer) = &self.layer().mixer;
-        attention(self.spec, self.weights, self.batch, (self.index, keys), of_layer, hidden)
-    }
-
-    /// `[tokens, hidden_size]`
-    pub(super) fn feed(&self, hidden: &Matrix) -> Result<Matrix> {
-        mlp(self.weights, &self.layer().mlp, hidden)
-    }
-
-    pub(super) fn norm(&self, of: &Norm, hidden: &Matrix) -> Result<Matrix> {
-        norm(self.weights, of, hidden)
-    }
-}
 
 /// Adds a layer's outputs to `hidden`, `[tokens, hidden_size]` for each stream.
 pub(super) fn add_layer(pass: &Pass, keys: &mut Keys, hidden: &mut Matrix) -> Result<()> {
@@ -91,18 +58,15 @@ pub(super) fn add_layer(pass: &Pass, keys: &mut Keys, hidden: &mut Matrix) -> Re
     Ok(())
 }
 
-/// `to += scale * from`
-pub(super) fn add(to: &mut Matrix, scale: f32, from: &Matrix) {
-    for (to, from) in to.data_mut().iter_mut().zip(from.data()) {
-        *to += scale * from;
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use genai_architectures::{Activation, Attention, KeyValue, Linear, Mlp, Norm, Position};
+    use genai_architectures::{
+        Activation, Attention, DecoderSpec, KeyValue, Layer, Linear, Mixer, Mlp, Norm, Position,
+    };
 
     use super::*;
+    use crate::Matrix;
+    use crate::interpreter::Batch;
     use crate::interpreter::synthetic::{self, EPS, HEAD_DIM, HIDDEN, INNER, Synthetic};
 
     type Vector = Vec<f64>;
@@ -174,12 +138,29 @@ mod tests {
             let x = sum(x, 1.0, rms("b", &mixed(rms("a", x))));
             sum(&x, 1.0, rms("d", &fed(rms("c", &x))))
         };
+        let scaled_sandwich: Formula = |x| {
+            let x = sum(x, 1.0, rms("b", &mixed(rms("a", x))));
+            let x = sum(&x, 1.0, rms("d", &fed(rms("c", &x))));
+            let factor = Synthetic::tensor("scale", &[1])[0];
+            x.iter().map(|x| x * factor).collect()
+        };
         let parallel: Formula = |x| sum(&sum(x, 1.0, mixed(rms("a", x))), 1.0, fed(rms("b", x)));
         let shared: Formula = |x| sum(&sum(x, 1.0, mixed(rms("a", x))), 1.0, fed(rms("a", x)));
         let cases = [
             (Residual::PreNorm { mixer_norm: a.clone(), mlp_norm: b.clone(), scale: None }, pre),
             (Residual::PreNorm { mixer_norm: a.clone(), mlp_norm: b.clone(), scale: Some(0.25) }, scaled),
             (Residual::PostNorm { mixer_norm: a.clone(), mlp_norm: b.clone() }, post),
+            (
+                Residual::ScaledSandwich {
+                    mixer_pre: a.clone(),
+                    mixer_post: b.clone(),
+                    mlp_pre: c.clone(),
+                    mlp_post: d.clone(),
+                    input: None,
+                    scale: "scale".to_owned(),
+                },
+                scaled_sandwich,
+            ),
             (Residual::Sandwich { mixer_pre: a.clone(), mixer_post: b.clone(), mlp_pre: c, mlp_post: d }, sandwich),
             (Residual::Parallel { mixer_norm: a.clone(), mlp_norm: Some(b) }, parallel),
             (Residual::Parallel { mixer_norm: a, mlp_norm: None }, shared),

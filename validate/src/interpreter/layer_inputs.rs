@@ -2,9 +2,9 @@
 
 use genai_architectures::{DecoderSpec, LayerInput};
 
-use super::layer::Pass;
 use super::mlp::curve;
 use super::norm::norm;
+use super::pass::Pass;
 use super::product::linear;
 use super::{Batch, Weights, expect_width};
 use crate::{Error, Matrix, Result};

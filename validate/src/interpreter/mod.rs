@@ -22,6 +22,7 @@ mod layer_inputs;
 mod lm_head;
 mod mlp;
 mod norm;
+mod pass;
 mod product;
 mod rotation;
 mod streams;
@@ -34,10 +35,11 @@ use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
 use attention::Keys;
 use embedding::embed;
-use layer::{Pass, add_layer};
+use layer::add_layer;
 use layer_inputs::layer_inputs;
 use lm_head::lm_head;
 use norm::norm;
+use pass::Pass;
 pub use weights::{Rounded, Rounding, Weights};
 
 /// The logits of every position of every sequence, `[length, vocab_size]` each.

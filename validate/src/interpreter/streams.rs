@@ -3,8 +3,8 @@
 use genai_architectures::{AltUp, DecoderSpec, Linear, LowRank, Streams};
 
 use super::attention::Keys;
-use super::layer::{Pass, add};
 use super::layer_inputs::own_input;
+use super::pass::{Pass, add};
 use super::product::linear;
 use super::{Weights, expect_width};
 use crate::{Error, Matrix, Result};
