@@ -51,6 +51,19 @@ fn place() -> Outcome<(tempfile::TempDir, PathBuf, Files)> {
     Ok((place, output, before))
 }
 
+#[test]
+fn a_place_may_be_named_from_where_one_stands() -> Outcome {
+    let (place, expected) = (tempfile::tempdir()?, package("int4"));
+    // The second time there is a package to replace.
+    for output in ["plain", "plain", "new/package", "new/package", "./new/er/package/", "new/../other"] {
+        shell(&small("int4", output), place.path()).success()?;
+        assert!(contents(&place.path().join(output)) == expected, "{output}");
+    }
+    shell(&format!("cd plain && {}", small("int4", ".")), place.path()).success()?;
+    assert!(contents(&place.path().join("plain")) == expected);
+    Ok(())
+}
+
 /// A checkpoint whose build takes a while.
 fn large() -> Outcome<tempfile::TempDir> {
     let folder = tempfile::tempdir()?;

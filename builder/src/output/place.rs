@@ -89,7 +89,9 @@ impl Place {
 
     /// Makes the folders above the output. Returns those that it made, innermost first.
     pub(super) fn create_parents(&self, disk: &Disk) -> Result<Vec<PathBuf>> {
-        let missing: Vec<&Path> = self.beside.ancestors().take_while(|folder| !exists(folder)).collect();
+        // The last ancestor of a relative path is empty, and stands for the folder that the process is in.
+        let is_missing = |folder: &&Path| !folder.as_os_str().is_empty() && !exists(folder);
+        let missing: Vec<&Path> = self.beside.ancestors().take_while(is_missing).collect();
         for (made, folder) in missing.iter().rev().enumerate() {
             if let Err(error) = disk.create_folder(folder) {
                 let disk = disk.unstoppable();
