@@ -12,7 +12,17 @@ pub(crate) struct ExtraOptions {
     pub(crate) accuracy_level: Option<u8>,
     pub(crate) filename: Option<String>,
     pub(crate) hf_token: TokenChoice,
+    /// Lines for people.
+    pub(crate) notes: Vec<String>,
 }
+
+/// Names that the peer's builder had for options of its int4 precision, and has for all quantized ones now.
+const FORMER: [(&str, &str); 4] = [
+    ("int4_block_size", "block_size"),
+    ("int4_is_symmetric", "is_symmetric"),
+    ("int4_accuracy_level", "accuracy_level"),
+    ("int4_algo_config", "algo_config"),
+];
 
 const KNOWN: &[&str] =
     &["block_size", "is_symmetric", "accuracy_level", "filename", "algo_config", "hf_token", "hf_remote"];
@@ -27,7 +37,13 @@ impl ExtraOptions {
                     if option.starts_with("hf_") && !KNOWN.contains(&option.as_str()) { "hf_***" } else { option };
                 return Err(Failure::usage(format!("extra option {shown:?} is not of the form KEY=VALUE")));
             };
-            parsed.set(key.trim(), value.trim())?;
+            let typed = key.trim();
+            let former = FORMER.iter().find(|(former, _)| *former == typed);
+            let key = former.map_or(typed, |(_, now)| now);
+            if former.is_some() {
+                parsed.notes.push(format!("extra option {typed} is called {key} by now"));
+            }
+            parsed.set(key, value.trim())?;
         }
         Ok(parsed)
     }
@@ -125,8 +141,18 @@ mod tests {
             accuracy_level: Some(4),
             filename: Some("decoder.onnx".to_owned()),
             hf_token: TokenChoice::Environment,
+            notes: Vec::new(),
         };
         assert_eq!(options.unwrap(), expected);
+    }
+
+    #[test]
+    fn former_names_mean_the_same_and_are_told() {
+        let former = parse(&["int4_block_size=64", "int4_is_symmetric=false", "int4_algo_config=default"]).unwrap();
+        assert_eq!(former.notes.len(), 3);
+        assert!(former.notes[0].contains("int4_block_size is called block_size"));
+        let now = parse(&["block_size=64", "is_symmetric=false", "algo_config=default"]).unwrap();
+        assert_eq!(ExtraOptions { notes: Vec::new(), ..former }, now);
     }
 
     #[test]

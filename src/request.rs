@@ -8,6 +8,7 @@ use genai_quantize::Simd;
 
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
+    console::note,
     extra_options::ExtraOptions,
     failure::Failure,
     hub,
@@ -47,6 +48,7 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
     };
     let precision = Precision::from(precision);
     let options = ExtraOptions::parse(&target.extra_options)?;
+    options.notes.iter().for_each(|line| note(&format!("note: {line}")));
     let target_row = Target::find(provider)?;
     target_row.activation_dtype(precision)?;
     if precision.bits().is_none() {
