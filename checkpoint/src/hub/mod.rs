@@ -57,8 +57,8 @@ const SMALL: &[&str] = &[
     "chat_template.json",
     "README.md",
 ];
-/// Beginnings, in upper case, of the names of licences and what belongs to them.
-const LEGAL: [&str; 4] = ["LICENSE", "LICENCE", "NOTICE", "USE_POLICY"];
+/// First words, in upper case, of the names of licences and what belongs to them.
+const LEGAL: [&str; 6] = ["LICENSE", "LICENCE", "COPYING", "NOTICE", "USE_POLICY", "TERMS"];
 
 /// Files fetched at a time.
 const WORKERS: usize = 8;
@@ -270,10 +270,7 @@ impl Fetch<'_> {
             let problem = format!("{} at commit {commit} {why}", id.repo);
             return Err(Error::new(why.kind(), problem).with_hint(hint).into());
         }
-        let is_small = |name: &str| {
-            let upper = name.to_ascii_uppercase();
-            SMALL.contains(&name) || (sharded && name == INDEX) || LEGAL.iter().any(|start| upper.starts_with(start))
-        };
+        let is_small = |name: &str| SMALL.contains(&name) || (sharded && name == INDEX) || is_legal(name);
         // What lies in folders of the repository is not read.
         let small: Vec<&str> = files.iter().copied().filter(|name| is_storable_name(name) && is_small(name)).collect();
         self.bring(&small)?;
@@ -328,6 +325,13 @@ impl Fetch<'_> {
         }
         in_parallel(&blobs, &client.stopped, |blob: &Blob| self.download.run(blob)).map(drop)
     }
+}
+
+/// `LICENSE`, `License-MIT.txt`, `NOTICE`, but not `noticeboard.png`.
+fn is_legal(name: &str) -> bool {
+    let upper = name.to_ascii_uppercase();
+    let rest = LEGAL.iter().find_map(|word| upper.strip_prefix(word));
+    rest.is_some_and(|rest| !rest.starts_with(|c: char| c.is_alphanumeric()))
 }
 
 /// Fails for names of weight files that some system cannot tell apart or cannot store.

@@ -106,6 +106,9 @@ pub(crate) fn single(elements: usize) -> Repo {
         .with("tokenizer.json", r#"{"model": {}}"#)
         .with("README.md", "# A model")
         .with("LICENSE.txt", "Do what you like.")
+        .with("NOTICE", "Of something.")
+        .with("noticeboard.png", "a picture")
+        .with("licenses.py", "print('code')")
         .with(SINGLE, f32_tensors(&[("a", elements)]))
         .with("pytorch_model.bin", "a pickle")
         .with("onnx/model.onnx", "another format")
@@ -131,7 +134,7 @@ fn what_is_read_is_fetched_and_nothing_else() {
     assert_eq!(fs::read_to_string(client.repo().join("refs/main")).unwrap(), COMMIT);
 
     let names: Vec<_> = files_below(&snapshot).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
-    assert_eq!(names, ["LICENSE.txt", "README.md", "config.json", SINGLE, "tokenizer.json"]);
+    assert_eq!(names, ["LICENSE.txt", "NOTICE", "README.md", "config.json", SINGLE, "tokenizer.json"]);
     for (name, bytes) in &single(5).files {
         let asked = hub.log().iter().filter(|request| request.path.ends_with(name)).count();
         if names.iter().any(|fetched| fetched.to_str() == Some(name)) {
