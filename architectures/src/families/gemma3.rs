@@ -58,6 +58,5 @@ pub(super) fn local_layers(spec: &mut DecoderSpec, config: &Config, pattern: usi
 
 /// The text part of `Gemma3ForConditionalGeneration`.
 pub(super) fn describe_text_part(config: &Config) -> Result<DecoderSpec> {
-    let tied = config.bool_or("tie_word_embeddings", true)?;
-    text_part::describe(config, |text| describe(&text.with_defaults([("tie_word_embeddings", tied.into())])))
+    text_part::describe_tied(config, describe)
 }

@@ -54,8 +54,7 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
 
 /// The text part of `Gemma3nForConditionalGeneration`.
 pub(super) fn describe_text_part(config: &Config) -> Result<DecoderSpec> {
-    let tied = config.bool_or("tie_word_embeddings", true)?;
-    text_part::describe(config, |text| describe(&text.with_defaults([("tie_word_embeddings", tied.into())])))
+    text_part::describe_tied(config, describe)
 }
 
 /// The cutoff of each MLP, from the share of its gate's values that are to fall away.

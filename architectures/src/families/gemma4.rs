@@ -37,8 +37,7 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
 
 /// The text part of `Gemma4ForConditionalGeneration`.
 pub(super) fn describe_text_part(config: &Config) -> Result<DecoderSpec> {
-    let tied = config.bool_or("tie_word_embeddings", true)?;
-    text_part::describe(config, |text| describe(&text.with_defaults([("tie_word_embeddings", tied.into())])))
+    text_part::describe_tied(config, describe)
 }
 
 /// Without inputs of the layers' own.
@@ -48,8 +47,7 @@ pub(super) fn describe_unified(config: &Config) -> Result<DecoderSpec> {
 
 /// The text part of `Gemma4UnifiedForConditionalGeneration`.
 pub(super) fn describe_unified_text_part(config: &Config) -> Result<DecoderSpec> {
-    let tied = config.bool_or("tie_word_embeddings", true)?;
-    text_part::describe(config, |text| describe_unified(&text.with_defaults([("tie_word_embeddings", tied.into())])))
+    text_part::describe_tied(config, describe_unified)
 }
 
 fn of(config: &Config) -> Result<DecoderSpec> {

@@ -23,6 +23,12 @@ const UNUSED: [TensorPattern; 10] = [
     TensorPattern::Starts("model.vision_embedder."),
 ];
 
+/// [`describe`] for a family whose head is tied where neither config says.
+pub(super) fn describe_tied(config: &Config, text: impl Fn(&Config) -> Result<DecoderSpec>) -> Result<DecoderSpec> {
+    let tied = config.bool_or("tie_word_embeddings", true)?;
+    describe(config, |nested| text(&nested.with_defaults([("tie_word_embeddings", tied.into())])))
+}
+
 /// Describes the text part of a multimodal config by the function of its family. Some old configs have the keys of the
 /// text part beside `vision_config`, not nested.
 pub(super) fn describe(config: &Config, text: impl Fn(&Config) -> Result<DecoderSpec>) -> Result<DecoderSpec> {
