@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use genai_architectures::{DecoderSpec, KeyValue, Layer, Mixer};
+use genai_architectures::{DecoderSpec, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -95,7 +95,7 @@ impl GenaiConfig {
         // The runtime counts layers to find their caches.
         let has_cache = |layer: &&Layer| {
             let Mixer::Attention(attention) = &layer.mixer;
-            !matches!(attention.key_value, KeyValue::OfLayer(_))
+            attention.key_value.is_own()
         };
         let num_caches = spec.layers.iter().filter(has_cache).count();
         let mut inputs = BTreeMap::from([

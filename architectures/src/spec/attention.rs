@@ -140,6 +140,11 @@ impl Attention {
 }
 
 impl KeyValue {
+    /// Whether the layer makes them itself, and so has a cache of its own.
+    pub fn is_own(&self) -> bool {
+        !matches!(self, Self::OfLayer(_))
+    }
+
     /// The linears of the layer's own, keys first.
     pub fn linears(&self) -> Vec<&Linear> {
         match self {

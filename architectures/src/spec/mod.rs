@@ -110,6 +110,14 @@ impl DecoderSpec {
         &self.ropes[id.0]
     }
 
+    /// Whether another layer reads the keys and values of this one.
+    pub fn shares_keys(&self, layer: usize) -> bool {
+        self.layers.iter().any(|other| {
+            let Mixer::Attention(attention) = &other.mixer;
+            attention.key_value == KeyValue::OfLayer(layer)
+        })
+    }
+
     /// What this spec calls a tensor of the checkpoint; `None` where it is the stored name.
     pub fn name_of(&self, stored: &str) -> Option<String> {
         self.prefixes.iter().find_map(|prefix| {

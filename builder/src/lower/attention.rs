@@ -5,7 +5,7 @@
 //!         └► heads: norms, rotation, … ─┘   where q and k need more than the op does
 //! ```
 
-use genai_architectures::{Attention, KeyValue, Mixer, NormOrder, Position, RopeLayout};
+use genai_architectures::{Attention, KeyValue, NormOrder, Position, RopeLayout};
 
 use super::{Lowering, mask::Lengths};
 use crate::{
@@ -100,16 +100,12 @@ impl Lowering<'_> {
 
     /// Whether q and k are to be worked on between the linear and the attention op.
     fn works_on_heads(&self, index: usize, attention: &Attention) -> bool {
-        let is_source = self.spec.layers.iter().any(|layer| {
-            let Mixer::Attention(attention) = &layer.mixer;
-            attention.key_value == KeyValue::OfLayer(index)
-        });
         let rotates_outside = matches!(attention.position, Position::Rope(_)) && !self.rotates_inside(attention);
         attention.q_norm.is_some()
             || attention.k_norm.is_some()
             || attention.v_norm.is_some()
             || !matches!(attention.key_value, KeyValue::Own { .. })
-            || is_source
+            || self.spec.shares_keys(index)
             || attention.query_scaling.is_some()
             || rotates_outside
             || self.cache_head_dim(attention) != attention.head_dim

@@ -7,7 +7,7 @@
 
 use std::collections::BTreeMap;
 
-use genai_architectures::{KeyValue, Mixer};
+use genai_architectures::Mixer;
 
 use super::Lowering;
 use crate::{
@@ -50,7 +50,7 @@ impl Lowering<'_> {
             .enumerate()
             .filter_map(|(index, layer)| {
                 let Mixer::Attention(attention) = &layer.mixer;
-                if matches!(attention.key_value, KeyValue::OfLayer(_)) {
+                if !attention.key_value.is_own() {
                     return None;
                 }
                 let (heads, width) = (attention.num_kv_heads as u64, self.cache_head_dim(attention) as u64);

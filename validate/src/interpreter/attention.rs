@@ -1,7 +1,7 @@
 //! Grouped-query attention over whole sequences.
 
 use genai_architectures::{
-    AlibiRounding, Attention, BlockSparsity, DecoderSpec, HeadNorm, KeyValue, Mixer, NormOrder, Position, QueryScaling,
+    AlibiRounding, Attention, BlockSparsity, DecoderSpec, HeadNorm, KeyValue, NormOrder, Position, QueryScaling,
     alibi_slopes,
 };
 use half::bf16;
@@ -50,7 +50,7 @@ pub(super) fn attention(
             Error::argument("the layer whose keys another reads", layer, "one before it that has its own")
         })?),
     };
-    if is_source(spec, index) {
+    if spec.shares_keys(index) {
         keys.insert(index, Rc::clone(&kv));
     }
     expect_width("k.out_features", kv.k.cols(), attention.num_kv_heads * attention.head_dim)?;
@@ -65,13 +65,6 @@ pub(super) fn attention(
         }
     }
     linear(weights, &attention.o, &mixed)
-}
-
-fn is_source(spec: &DecoderSpec, index: usize) -> bool {
-    spec.layers.iter().any(|layer| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        attention.key_value == KeyValue::OfLayer(index)
-    })
 }
 
 fn keys_and_values(
