@@ -15,7 +15,7 @@ use crate::{
     Error, Result, Role,
     graph::{
         Constant, Dtype, Value,
-        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, Min, Mul, Slice, Tanh},
+        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, Min, Mul, Tanh},
     },
     plan::{Job, Rows, Segment, Sink, Source},
 };
@@ -111,12 +111,7 @@ impl Lowering<'_> {
             return Ok(rows);
         }
         // Rows come in whole blocks; the last one is wider than the hidden state.
-        let starts = self.graph.constant(Constant::Int64s(vec![0]))?;
-        let ends = self.graph.constant(Constant::Int64s(vec![matrix.k as i64]))?;
-        let axes = self.graph.constant(Constant::Int64s(vec![2]))?;
-        let shape = self.graph.fact(rows).with_last(matrix.k as u64).shape;
-        let slice = Slice { data: rows, starts, ends, axes, shape };
-        self.graph.add(&format!("{path}/Slice"), &slice)
+        self.stretch(&format!("{path}/Slice"), rows, 2, 0..matrix.k)
     }
 
     /// Logits `[batch, sequence, vocab]`, in f32 where activations are bf16, which clients cannot read.

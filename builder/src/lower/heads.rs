@@ -11,9 +11,7 @@ use crate::{
     Result,
     graph::{
         Constant, Dim, Dtype, Value,
-        ops::{
-            Add, Cast, Div, Floor, Log, Mul, Pad, Place, Reshape, RotaryEmbedding, Rotation, Slice, Split, Unsqueeze,
-        },
+        ops::{Add, Cast, Div, Floor, Log, Mul, Pad, Place, Reshape, RotaryEmbedding, Rotation, Split, Unsqueeze},
     },
 };
 
@@ -221,11 +219,7 @@ impl Lowering<'_> {
             return Ok(input);
         }
         let apart = self.apart(&format!("{path}/Reshape_1"), input, heads, width)?;
-        let starts = self.graph.constant(Constant::Int64s(vec![0]))?;
-        let ends = self.graph.constant(Constant::Int64s(vec![head_dim as i64]))?;
-        let axes = self.graph.constant(Constant::Int64s(vec![3]))?;
-        let shape = self.graph.fact(apart).with_last(head_dim as u64).shape;
-        let narrow = self.graph.add(&format!("{path}/Slice"), &Slice { data: apart, starts, ends, axes, shape })?;
+        let narrow = self.stretch(&format!("{path}/Slice"), apart, 3, 0..head_dim)?;
         self.together(&format!("{path}/Reshape_2"), narrow, heads * head_dim)
     }
 

@@ -1,6 +1,6 @@
 //! One decoder layer: how attention and MLP join the residual stream.
 
-use genai_architectures::{Layer, Mixer, Residual};
+use genai_architectures::{Layer, Mixer, Norm, Residual};
 
 use super::{Lowering, mask::Lengths, norm::Stream};
 use crate::{
@@ -47,24 +47,12 @@ impl Lowering<'_> {
                 Ok((Stream { residual, update: Some(update) }, present))
             }
             Residual::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
-                let (normed, residual) = self.norm(stream, mixer_pre, &at("input_layernorm"))?;
-                let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
-                let update = self.update_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
-                let stream = Stream { residual, update: Some(update) };
-                let (normed, residual) = self.norm(stream, mlp_pre, &at("pre_feedforward_layernorm"))?;
-                let output = self.mlp(&at("mlp"), &layer.mlp, normed)?;
-                let update = self.update_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
-                Ok((Stream { residual, update: Some(update) }, present))
+                let norms = [mixer_pre, mixer_post, mlp_pre, mlp_post];
+                self.sandwich(index, layer, norms, stream, past, lengths)
             }
             Residual::ScaledSandwich { mixer_pre, mixer_post, mlp_pre, mlp_post, input, scale } => {
-                let (normed, residual) = self.norm(stream, mixer_pre, &at("input_layernorm"))?;
-                let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
-                let update = self.update_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
-                let stream = Stream { residual, update: Some(update) };
-                let (normed, residual) = self.norm(stream, mlp_pre, &at("pre_feedforward_layernorm"))?;
-                let output = self.mlp(&at("mlp"), &layer.mlp, normed)?;
-                let update = self.update_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
-                let mut stream = Stream { residual, update: Some(update) };
+                let norms = [mixer_pre, mixer_post, mlp_pre, mlp_post];
+                let (mut stream, present) = self.sandwich(index, layer, norms, stream, past, lengths)?;
                 if let Some(input) = input {
                     let residual = self.sum(stream, &at("mlp"))?;
                     let update = self.layer_input(&at("per_layer"), index, input, residual)?;
@@ -95,6 +83,28 @@ impl Lowering<'_> {
                 Ok((Stream { residual, update: Some(update) }, present))
             }
         }
+    }
+
+    /// A layer with norms `[mixer_pre, mixer_post, mlp_pre, mlp_post]`.
+    fn sandwich(
+        &mut self,
+        index: usize,
+        layer: &Layer,
+        [mixer_pre, mixer_post, mlp_pre, mlp_post]: [&Norm; 4],
+        stream: Stream,
+        past: (Value, Value),
+        lengths: &Lengths,
+    ) -> Result<(Stream, (Value, Value))> {
+        let at = |part: &str| format!("/model/layers.{index}/{part}");
+        let Mixer::Attention(attention) = &layer.mixer;
+        let (normed, residual) = self.norm(stream, mixer_pre, &at("input_layernorm"))?;
+        let (mixed, present) = self.attention(index, &at("attn"), attention, normed, past, lengths)?;
+        let update = self.update_norm(mixed, mixer_post, &at("post_attention_layernorm"))?;
+        let stream = Stream { residual, update: Some(update) };
+        let (normed, residual) = self.norm(stream, mlp_pre, &at("pre_feedforward_layernorm"))?;
+        let output = self.mlp(&at("mlp"), &layer.mlp, normed)?;
+        let update = self.update_norm(output, mlp_post, &at("post_feedforward_layernorm"))?;
+        Ok((Stream { residual, update: Some(update) }, present))
     }
 
     /// An update with its factor, in the dtype of the stream.

@@ -23,14 +23,17 @@ mod rotary;
 mod streams;
 mod tensors;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use genai_architectures::{DecoderSpec, KeyValue, Mixer};
 use genai_quantize::ScaleDtype;
 
 use crate::{
     Error, Precision, Recipe, Result, Target,
-    graph::{Constant, Dim, Dtype, Fact, Graph, Value, ops::Cast},
+    graph::{
+        Constant, Dim, Dtype, Fact, Graph, Value,
+        ops::{Cast, Slice},
+    },
     plan::{Job, Layout, Plan, Rows, Segment, Sink, Source},
 };
 
@@ -231,6 +234,15 @@ impl Lowering<'_> {
                 Ok(cast)
             }
         }
+    }
+
+    /// A stretch of one dimension.
+    fn stretch(&mut self, name: &str, data: Value, axis: usize, range: Range<usize>) -> Result<Value> {
+        let mut vector = |value: usize| self.graph.constant(Constant::Int64s(vec![value as i64]));
+        let (starts, ends, axes) = (vector(range.start)?, vector(range.end)?, vector(axis)?);
+        let mut shape = self.graph.fact(data).shape.clone();
+        shape[axis] = Dim::Known(range.len() as u64);
+        self.graph.add(name, &Slice { data, starts, ends, axes, shape })
     }
 
     /// The dtype of the residual stream.

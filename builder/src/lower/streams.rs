@@ -12,8 +12,8 @@ use super::{Lowering, mask::Lengths, norm::Stream};
 use crate::{
     Error, Result, Role,
     graph::{
-        Constant, Dim, Value,
-        ops::{Add, Concat, Div, MatMul, Max, Mul, ReduceMean, Reshape, Slice, Sqrt, Sub, Tanh},
+        Constant, Value,
+        ops::{Add, Concat, Div, MatMul, Max, Mul, ReduceMean, Sqrt, Sub, Tanh},
     },
 };
 
@@ -163,16 +163,8 @@ impl Lowering<'_> {
 
     /// Stream `index` as a hidden state `[batch, sequence, hidden]`.
     fn stream_at(&mut self, path: &str, streams: Value, index: usize) -> Result<Value> {
-        let starts = self.graph.constant(Constant::Int64s(vec![index as i64]))?;
-        let ends = self.graph.constant(Constant::Int64s(vec![index as i64 + 1]))?;
-        let axes = self.graph.constant(Constant::Int64s(vec![2]))?;
-        let mut shape = self.graph.fact(streams).shape.clone();
-        shape[2] = Dim::Known(1);
-        let slice = Slice { data: streams, starts, ends, axes, shape: shape.clone() };
-        let slice = self.graph.add(&format!("{path}/Slice"), &slice)?;
-        shape.remove(2);
-        let target = self.graph.constant(Constant::Int64s(vec![0, 0, self.spec.hidden_size as i64]))?;
-        self.graph.add(&format!("{path}/Reshape"), &Reshape { input: slice, target, shape })
+        let one = self.stretch(&format!("{path}/Slice"), streams, 2, index..index + 1)?;
+        self.together(&format!("{path}/Reshape"), one, self.spec.hidden_size)
     }
 
     /// `sqrt(mean(x²))` over the last dimension, which becomes 1.

@@ -1,6 +1,6 @@
 //! How the parts of a layer join the residual stream.
 
-use genai_architectures::Residual;
+use genai_architectures::{Norm, Residual};
 
 use super::attention::Keys;
 use super::layer_inputs::own_input;
@@ -25,16 +25,10 @@ pub(super) fn add_layer(pass: &Pass, keys: &mut Keys, hidden: &mut Matrix) -> Re
             add(hidden, 1.0, &pass.norm(mlp_norm, &fed)?);
         }
         Residual::Sandwich { mixer_pre, mixer_post, mlp_pre, mlp_post } => {
-            let mixed = pass.mix(keys, &pass.norm(mixer_pre, hidden)?)?;
-            add(hidden, 1.0, &pass.norm(mixer_post, &mixed)?);
-            let fed = pass.feed(&pass.norm(mlp_pre, hidden)?)?;
-            add(hidden, 1.0, &pass.norm(mlp_post, &fed)?);
+            sandwich(pass, keys, [mixer_pre, mixer_post, mlp_pre, mlp_post], hidden)?;
         }
         Residual::ScaledSandwich { mixer_pre, mixer_post, mlp_pre, mlp_post, input, scale } => {
-            let mixed = pass.mix(keys, &pass.norm(mixer_pre, hidden)?)?;
-            add(hidden, 1.0, &pass.norm(mixer_post, &mixed)?);
-            let fed = pass.feed(&pass.norm(mlp_pre, hidden)?)?;
-            add(hidden, 1.0, &pass.norm(mlp_post, &fed)?);
+            sandwich(pass, keys, [mixer_pre, mixer_post, mlp_pre, mlp_post], hidden)?;
             if let Some(input) = input {
                 let update = own_input(pass, input, hidden)?;
                 add(hidden, 1.0, &update);
@@ -55,6 +49,20 @@ pub(super) fn add_layer(pass: &Pass, keys: &mut Keys, hidden: &mut Matrix) -> Re
             add(hidden, 1.0, &fed);
         }
     }
+    Ok(())
+}
+
+/// Mixer and MLP, each with a norm before it and one after it.
+fn sandwich(
+    pass: &Pass,
+    keys: &mut Keys,
+    [mixer_pre, mixer_post, mlp_pre, mlp_post]: [&Norm; 4],
+    hidden: &mut Matrix,
+) -> Result<()> {
+    let mixed = pass.mix(keys, &pass.norm(mixer_pre, hidden)?)?;
+    add(hidden, 1.0, &pass.norm(mixer_post, &mixed)?);
+    let fed = pass.feed(&pass.norm(mlp_pre, hidden)?)?;
+    add(hidden, 1.0, &pass.norm(mlp_post, &fed)?);
     Ok(())
 }
 
