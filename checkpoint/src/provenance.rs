@@ -6,6 +6,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
+use crate::hub::is_sha256;
 use crate::source_file::SourceFile;
 
 /// A file that the checkpoint is read from.
@@ -55,11 +56,7 @@ fn describe(file: &SourceFile, name: &str, hash: bool) -> Result<Input> {
 fn recorded(resolved: &Path) -> Option<String> {
     let in_blobs = resolved.parent()?.file_name()? == "blobs";
     let name = resolved.file_name()?.to_str()?;
-    (in_blobs && is_hex(name, 64)).then(|| name.to_owned())
-}
-
-fn is_hex(text: &str, length: usize) -> bool {
-    text.len() == length && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    (in_blobs && is_sha256(name)).then(|| name.to_owned())
 }
 
 fn sha256(file: &SourceFile) -> Result<String> {

@@ -77,8 +77,9 @@ pub(super) fn is_commit_prefix(text: &str) -> bool {
     (4..=40).contains(&text.len()) && is_lower_hex(text)
 }
 
-/// Whether an ETag is the SHA-256 of the content, as it is for files in large file storage.
-pub(super) fn is_sha256(text: &str) -> bool {
+/// Whether an ETag, which is the name of a blob in the cache too, is the SHA-256 of the content, as it is for files in
+/// large file storage.
+pub(crate) fn is_sha256(text: &str) -> bool {
     text.len() == 64 && is_lower_hex(text)
 }
 

@@ -26,6 +26,7 @@ use serde_json::Value;
 
 pub use self::client::Patience;
 pub use self::environment::{Environment, Token};
+pub(crate) use self::id::is_sha256;
 pub use self::progress::Progress;
 
 use self::cache::{Found, RepoCache, free_bytes};
