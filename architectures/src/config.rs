@@ -220,11 +220,15 @@ impl Config {
 
     /// A positive integer.
     pub(crate) fn opt_usize(&self, key: &str) -> Result<Option<usize>> {
+        self.get(key).map(|value| self.size(key, value)).transpose()
+    }
+
+    /// A value of that key as a positive integer.
+    fn size(&self, key: &str, value: &Value) -> Result<usize> {
         // Above this nothing is a size of a decoder, and products of two sizes still fit in 64 bits.
         const LIMIT: u64 = 1 << 31;
         // A description holds every layer, so a count of them must not decide how much memory is taken.
         const MOST_LAYERS: u64 = 4096;
-        let Some(value) = self.get(key) else { return Ok(None) };
         // Some writers store an integer as `4096.0`.
         let integer = value.as_u64().or_else(|| {
             let float = value.as_f64()?;
@@ -234,7 +238,7 @@ impl Config {
             Some(integer) if (key.ends_with("layers") || key == "n_layer") && integer > MOST_LAYERS => {
                 Err(Error::invalid(self.path(key), format!("at most {MOST_LAYERS} layers"), value))
             }
-            Some(integer) if (1..LIMIT).contains(&integer) => Ok(Some(integer as usize)),
+            Some(integer) if (1..LIMIT).contains(&integer) => Ok(integer as usize),
             _ => Err(Error::invalid(self.path(key), "an integer from 1 to 2^31 - 1", value)),
         }
     }
@@ -299,7 +303,7 @@ impl Config {
     /// A positive integer for each of `count` layers: a list of as many, or one for all.
     pub(crate) fn usizes(&self, key: &str, count: usize) -> Result<Vec<usize>> {
         let Some(Value::Array(items)) = self.get(key) else { return Ok(vec![self.usize(key)?; count]) };
-        let sizes = items.iter().map(|item| self.with(key, item.clone()).usize(key)).collect::<Result<Vec<_>>>()?;
+        let sizes = items.iter().map(|item| self.size(key, item)).collect::<Result<Vec<_>>>()?;
         if sizes.len() == count {
             return Ok(sizes);
         }
