@@ -49,6 +49,8 @@ pub(crate) enum Command {
     Families,
     /// Print the execution providers and what they run each precision in
     Targets,
+    /// Print what --extra_options may set
+    Options,
     /// Find or fetch the ONNX Runtime library that `run` and `validate` need
     #[command(subcommand)]
     Runtime(RuntimeCommand),
@@ -88,7 +90,7 @@ pub(crate) struct TargetArgs {
     #[arg(short, long, value_enum)]
     pub(crate) precision: Option<PrecisionArg>,
 
-    /// Execution provider that the package is for: cpu or cuda
+    /// Execution provider that the package is for; `genai-build targets` lists them
     #[arg(
         short,
         long = "execution_provider",
@@ -98,7 +100,7 @@ pub(crate) struct TargetArgs {
     )]
     pub(crate) execution_provider: Option<String>,
 
-    /// Further settings: block_size, is_symmetric, accuracy_level, filename
+    /// Further settings, as of onnxruntime-genai's model builder; `genai-build options` lists them
     #[arg(long = "extra_options", alias = "extra-options", num_args = 1.., value_name = "KEY=VALUE")]
     pub(crate) extra_options: Vec<String>,
 
@@ -297,6 +299,7 @@ impl Cli {
             Some(Command::Verify(args)) => quiet("verify", args.json),
             Some(Command::Families) => quiet("families", false),
             Some(Command::Targets) => quiet("targets", false),
+            Some(Command::Options) => quiet("options", false),
             Some(Command::Runtime(_)) => quiet("runtime", false),
         }
     }

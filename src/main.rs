@@ -4,9 +4,9 @@
 mod args;
 mod commands;
 mod console;
-mod extra_options;
 mod failure;
 mod hub;
+mod options;
 mod report;
 mod request;
 mod signals;
@@ -56,6 +56,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Families) => commands::tables::families(),
         Some(Command::Targets) => commands::tables::targets(),
+        Some(Command::Options) => commands::tables::options(),
         Some(Command::Runtime(command)) => commands::runtime::run(command),
     }
 }

@@ -2,20 +2,20 @@
 
 use std::path::Path;
 
-use genai_builder::{Precision, Recipe, Request, Settings, Target, materialize::Limits};
+use genai_builder::{
+    DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, Settings, Target, materialize::Limits, target::MatrixForm,
+};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
     console::note,
-    extra_options::ExtraOptions,
     failure::Failure,
     hub,
+    options::{ExtraOptions, Session},
     token::TokenChoice,
 };
-
-const DEFAULT_BLOCK_SIZE: usize = 32;
 
 /// Opens the checkpoint that was named, headers only. What is on the Hub alone is fetched first, unless its family is
 /// unknown.
@@ -49,38 +49,109 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
     let precision = Precision::from(precision);
     let options = ExtraOptions::parse(&target.extra_options)?;
     options.notes.iter().for_each(|line| note(&format!("note: {line}")));
-    let target_row = Target::find(provider)?;
-    target_row.activation_dtype(precision)?;
-    if precision.bits().is_none() {
-        let quantization = [
-            ("block_size", options.block_size.is_some()),
-            ("is_symmetric", options.is_symmetric.is_some()),
-            ("accuracy_level", options.accuracy_level.is_some()),
-        ];
-        if let Some((key, _)) = quantization.iter().find(|(_, given)| *given) {
-            return Err(Failure::usage(format!("extra option {key} has no meaning for {}", precision.name()))
-                .with_hint("it belongs to -p int4 and -p int8"));
-        }
-    }
-    let block_size = options.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+    let settings = settings(Target::find(provider)?, precision, &options)?;
     let threads = match target.threads {
         Some(0) => return Err(Failure::usage("--threads is 0, expected at least 1")),
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let request = Request {
-        settings: Settings {
-            target: target_row,
-            precision,
-            recipe: Recipe::uniform(precision, block_size, options.is_symmetric.unwrap_or(true))?,
-            accuracy_level: options.accuracy_level.unwrap_or(target_row.accuracy_level),
-        },
-        filename: options.filename.unwrap_or_else(|| "model.onnx".to_owned()),
+        settings,
+        filename: options.source.filename.unwrap_or_else(|| "model.onnx".to_owned()),
         limits: Limits { max_memory: memory(&target.max_memory)?, threads, simd: simd()? },
         allow_unused: target.allow_unused.clone(),
         hash_inputs: target.hash_inputs,
     };
-    Ok(Resolved { request, token: options.hf_token })
+    Ok(Resolved { request, token: options.source.hf_token })
+}
+
+/// The defaults of a target, changed by what was asked for. An option that has no meaning here is refused.
+fn settings(target: &'static Target, precision: Precision, options: &ExtraOptions) -> Result<Settings, Failure> {
+    let mut settings = Settings::of(target, precision)?;
+    let given = &options.quantization;
+    if precision.bits().is_none() {
+        let quantization = [
+            ("block_size", given.block_size.is_some()),
+            ("is_symmetric", given.is_symmetric.is_some()),
+            ("accuracy_level", given.accuracy_level.is_some()),
+            ("use_qdq", options.session.use_qdq.is_some()),
+        ];
+        if let Some((key, _)) = quantization.iter().find(|(_, given)| *given) {
+            return Err(meaningless(key, precision.name()).with_hint("it belongs to -p int4 and -p int8"));
+        }
+    }
+    settings.recipe =
+        Recipe::uniform(precision, given.block_size.unwrap_or(DEFAULT_BLOCK_SIZE), given.is_symmetric.unwrap_or(true))?;
+    matrix_form(&mut settings, options)?;
+    session(&mut settings, &options.session)?;
+    Ok(settings)
+}
+
+/// Variants of the target, and what a session is opened with.
+fn session(settings: &mut Settings, given: &Session) -> Result<(), Failure> {
+    let (target, precision) = (settings.target, settings.precision);
+    let out_of_place = |key: &str| {
+        let here = format!("-p {} -e {}", precision.name(), target.provider);
+        meaningless(key, &here).with_hint("`genai-build options` says where it has")
+    };
+    for (key, asked) in [
+        ("enable_cuda_graph", given.enable_cuda_graph),
+        ("enable_dml_graph", given.enable_dml_graph),
+        ("enable_webgpu_graph", given.enable_webgpu_graph),
+    ] {
+        if asked.is_some() {
+            target.capture.as_ref().filter(|capture| capture.option == key).ok_or_else(|| out_of_place(key))?;
+            settings.session.capture = asked;
+        }
+    }
+    let alternative = target.cell(precision).and_then(|cell| cell.alternative);
+    for (key, asked) in [("use_webgpu_fp32", given.use_webgpu_fp32), ("use_cuda_bf16", given.use_cuda_bf16)] {
+        let Some(asked) = asked else { continue };
+        let (_, dtype) = alternative.filter(|(option, _)| *option == key).ok_or_else(|| out_of_place(key))?;
+        if asked {
+            settings.dtype = dtype;
+        }
+    }
+    let entries = &mut settings.session.entries;
+    let switch = |on: bool| if on { "1" } else { "0" };
+    if let Some(on) = given.use_device_allocator_for_initializers {
+        entries.insert("session.use_device_allocator_for_initializers", switch(on));
+    }
+    if let Some(on) = given.enable_cuda_fpa_intb_gemm {
+        let key = "enable_cuda_fpa_intb_gemm";
+        let entry = target.product_options.iter().find(|(option, _)| *option == key && precision.bits().is_some());
+        let (_, entry) = entry.ok_or_else(|| out_of_place(key))?;
+        entries.insert(entry, switch(on));
+    }
+    Ok(())
+}
+
+/// Whether quantized weights are a `MatMulNBits` or a `DequantizeLinear`.
+fn matrix_form(settings: &mut Settings, given: &ExtraOptions) -> Result<(), Failure> {
+    match (given.session.use_qdq, settings.form.matrices) {
+        (None, _) | (Some(false), MatrixForm::NBits { .. }) => {}
+        (Some(true), _) => settings.form.matrices = MatrixForm::Qdq,
+        (Some(false), MatrixForm::Qdq) => {
+            return Err(Failure::unsupported(
+                format!("extra option use_qdq is false, and {} has no MatMulNBits", settings.target.provider),
+                "leave it out",
+            ));
+        }
+    }
+    match (given.quantization.accuracy_level, settings.form.matrices) {
+        (Some(_), MatrixForm::Qdq) => {
+            return Err(meaningless("accuracy_level", "weights as DequantizeLinear")
+                .with_hint("it belongs to MatMulNBits, which use_qdq=false is"));
+        }
+        (Some(level), MatrixForm::NBits { .. }) => settings.accuracy_level = level,
+        (None, MatrixForm::Qdq) => settings.accuracy_level = 0,
+        (None, MatrixForm::NBits { .. }) => {}
+    }
+    Ok(())
+}
+
+fn meaningless(key: &str, place: &str) -> Failure {
+    Failure::usage(format!("extra option {key} has no meaning for {place}"))
 }
 
 /// Refuses an output that is the checkpoint itself.

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use genai_builder::output::{Action, Fault};
-use genai_builder::{
-    Disk, Error, Interrupt, Output, Precision, Recipe, Request, Settings, Target, materialize::Limits,
-};
+use genai_builder::{Disk, Error, Interrupt, Output, Precision, Request, Settings, Target, materialize::Limits};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 
@@ -45,12 +43,7 @@ enum Event {
 fn request(precision: Precision) -> Request {
     let target = Target::find("cpu").unwrap();
     Request {
-        settings: Settings {
-            target,
-            precision,
-            recipe: Recipe::uniform(precision, 32, true).unwrap(),
-            accuracy_level: 0,
-        },
+        settings: Settings::of(target, precision).unwrap(),
         filename: "model.onnx".to_owned(),
         // Small tiles on one thread: many writes, always in the same order.
         limits: Limits { max_memory: 64 << 10, threads: 1, simd: Simd::detect() },

@@ -12,7 +12,7 @@ use std::fs;
 
 use genai_architectures::DecoderSpec;
 use genai_builder::{
-    Plan, Precision, Recipe, Settings, Target,
+    Plan, Precision, Settings, Target,
     graph::{Attribute, Value},
     lower,
 };
@@ -42,12 +42,7 @@ fn specs_and_graphs_are_as_recorded() {
     for ((name, spec), (precision, provider)) in architectures.values().flat_map(|one| BUILDS.map(|build| (one, build)))
     {
         let target = Target::find(provider).unwrap();
-        let settings = Settings {
-            target,
-            precision,
-            recipe: Recipe::uniform(precision, 32, true).unwrap(),
-            accuracy_level: target.accuracy_level,
-        };
+        let settings = Settings::of(target, precision).unwrap();
         let plan = lower(spec, &settings, "model.onnx.data").unwrap();
         expected.insert(format!("{name}.{}-{provider}.graph.txt", precision.name()), describe_plan(&plan));
     }

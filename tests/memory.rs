@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use genai_builder::{Disk, Interrupt, Output, Precision, Recipe, Request, Settings, Target, materialize::Limits};
+use genai_builder::{Disk, Interrupt, Output, Precision, Request, Settings, Target, materialize::Limits};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 
@@ -90,12 +90,7 @@ fn a_build_reads_each_weight_once_and_holds_no_more_than_it_may() {
 
 fn build(checkpoint: &Checkpoint, precision: Precision, provider: &str, budget: usize, threads: usize, output: &Path) {
     let target = Target::find(provider).unwrap();
-    let settings = Settings {
-        target,
-        precision,
-        recipe: Recipe::uniform(precision, 32, true).unwrap(),
-        accuracy_level: target.accuracy_level,
-    };
+    let settings = Settings::of(target, precision).unwrap();
     let limits = Limits { max_memory: budget as u64, threads, simd: Simd::detect() };
     let request =
         Request { settings, filename: "model.onnx".to_owned(), limits, allow_unused: Vec::new(), hash_inputs: false };

@@ -1,4 +1,4 @@
-//! The README's tables are those that the command prints.
+//! The README's tables and the page of options are those that the command prints.
 
 use std::{fs, path::Path, process::Command};
 
@@ -8,8 +8,7 @@ fn tables_are_those_in_code() {
     let mut readme = fs::read_to_string(&path).unwrap();
     let before = readme.clone();
     for table in ["families", "targets"] {
-        let output = Command::new(env!("CARGO_BIN_EXE_genai-build")).arg(table).output().unwrap();
-        let printed = String::from_utf8(output.stdout).unwrap();
+        let printed = printed(table);
         let start = format!("<!-- genai-build {table} -->\n");
         let from = readme.find(&start).expect("the README marks where the table stands") + start.len();
         let to = from + readme[from..].find("<!-- end -->").expect("the README marks where the table ends");
@@ -20,4 +19,20 @@ fn tables_are_those_in_code() {
     } else {
         assert!(before == readme, "the README's tables are old: UPDATE_EXPECT=1 writes them");
     }
+}
+
+#[test]
+fn the_page_of_options_is_that_in_code() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/options.md");
+    let printed = printed("options");
+    if std::env::var_os("UPDATE_EXPECT").is_some() {
+        fs::write(&path, &printed).unwrap();
+    } else {
+        assert!(fs::read_to_string(&path).unwrap() == printed, "docs/options.md is old: UPDATE_EXPECT=1 writes it");
+    }
+}
+
+fn printed(verb: &str) -> String {
+    let output = Command::new(env!("CARGO_BIN_EXE_genai-build")).arg(verb).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -53,6 +53,8 @@ struct Decoder {
 struct SessionOptions {
     log_id: &'static str,
     provider_options: Vec<BTreeMap<&'static str, BTreeMap<&'static str, &'static str>>>,
+    #[serde(flatten)]
+    entries: BTreeMap<&'static str, &'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -107,9 +109,6 @@ impl GenaiConfig {
         if positions {
             inputs.insert("position_ids", "position_ids");
         }
-        let options = settings.target.provider_options.iter();
-        let provider_options =
-            options.map(|(provider, options)| BTreeMap::from([(*provider, options.iter().copied().collect())]));
         let eos = sources.eos(spec.vocab_size)?;
         Ok(Self {
             model: Model {
@@ -118,10 +117,11 @@ impl GenaiConfig {
                 decoder: Decoder {
                     session_options: SessionOptions {
                         log_id: "onnxruntime-genai",
-                        provider_options: provider_options.collect(),
+                        provider_options: provider_options(settings),
+                        entries: settings.session.entries.clone(),
                     },
                     filename: filename.to_owned(),
-                    head_size: settings.target.padded_head_dim(attention.head_dim),
+                    head_size: settings.attention.padded_head_dim(attention.head_dim),
                     hidden_size: spec.hidden_size,
                     inputs,
                     outputs: BTreeMap::from([
@@ -148,7 +148,7 @@ impl GenaiConfig {
                 no_repeat_ngram_size: 0,
                 num_beams: 1,
                 num_return_sequences: 1,
-                past_present_share_buffer: true,
+                past_present_share_buffer: settings.attention.shares_buffer(),
                 repetition_penalty: sources.setting("repetition_penalty", Value::as_f64)?.unwrap_or(1.0),
                 temperature: sources.setting("temperature", Value::as_f64)?.unwrap_or(1.0),
                 top_k: sources.setting("top_k", Value::as_u64)?.unwrap_or(50),
@@ -163,6 +163,18 @@ impl GenaiConfig {
         text.push('\n');
         text
     }
+}
+
+/// The providers of a session, with the switch for recording steps as it is to stand.
+fn provider_options(settings: &Settings) -> Vec<BTreeMap<&'static str, BTreeMap<&'static str, &'static str>>> {
+    let capture = settings.target.capture.as_ref().zip(settings.session.capture);
+    let capture = capture.map_or(&[][..], |(capture, on)| capture.provider_options[usize::from(on)]);
+    let options = settings.target.provider_options.iter();
+    let options = options.map(|(provider, options)| {
+        let options = options.iter().copied().chain(capture.iter().copied());
+        BTreeMap::from([(*provider, options.collect())])
+    });
+    options.collect()
 }
 
 impl Sources<'_> {

@@ -30,13 +30,15 @@ pub mod materialize;
 pub mod output;
 pub mod plan;
 mod precision;
+mod settings;
 mod sidecar;
 pub mod target;
 
 pub use build::{Built, Report, Request, build, plan};
 pub use error::{Error, ErrorKind, Result};
-pub use lower::{Settings, lower};
+pub use lower::lower;
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Recipe, Role};
+pub use settings::{DEFAULT_BLOCK_SIZE, Session, Settings};
 pub use target::{TARGETS, Target};

@@ -7,73 +7,197 @@ use crate::{Error, Precision, Result, graph::Dtype};
 pub struct Target {
     /// As typed after `-e`.
     pub provider: &'static str,
-    /// The dtype of activations, cache, norms and scales for each precision that the provider has kernels for.
-    pub activations: &'static [(Precision, Dtype)],
+    /// Other spellings of it.
+    pub aliases: &'static [&'static str],
+    /// What it runs.
+    pub cells: &'static [Cell],
+    pub form: Form,
     /// `MatMulNBits` accuracy level unless the user asks for another: 4 takes activations in int8, 0 leaves it open.
     pub accuracy_level: u8,
-    /// `GroupQueryAttention` rotates heads whose dimension is a multiple of this; others are rotated before it.
-    pub rotated_head_multiple: usize,
-    /// `GroupQueryAttention` takes heads whose dimension is a multiple of this; others are padded with zeros.
-    pub head_multiple: usize,
     /// What `genai_config.json` lists under `provider_options`.
     pub provider_options: &'static [(&'static str, &'static [(&'static str, &'static str)])],
+    /// How it records a step and replays it.
+    pub capture: Option<Capture>,
+    /// Extra options for products with integer weights, and the session options that they set.
+    pub product_options: &'static [(&'static str, &'static str)],
 }
+
+/// A precision that a provider has kernels for.
+#[derive(Debug)]
+pub struct Cell {
+    pub precision: Precision,
+    /// The dtype of activations, cache, norms and scales.
+    pub activations: Dtype,
+    /// The extra option that asks for another dtype, and that.
+    pub alternative: Option<(&'static str, Dtype)>,
+    pub attention: AttentionForm,
+    /// The test that computes with such packages; `None` where the graph alone is checked.
+    pub computed_by: Option<&'static str>,
+}
+
+/// How operators are spelled that have several spellings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Form {
+    pub matrices: MatrixForm,
+    pub norms: NormForm,
+}
+
+/// How attention is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AttentionForm {
+    /// `GroupQueryAttention`, which writes the cache in place.
+    GroupQuery {
+        /// Whether it takes q, k and v as one value.
+        packed: bool,
+        /// It rotates heads whose dimension is a multiple of this; others are rotated before it. `None`: all are.
+        rotates: Option<usize>,
+        /// It takes heads whose dimension is a multiple of this; others are padded with zeros.
+        head_multiple: usize,
+    },
+    /// Standard operators alone. The cache grows by a `Concat`.
+    Standard,
+}
+
+/// How a product with quantized weights is spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MatrixForm {
+    /// `MatMulNBits`.
+    NBits {
+        /// Whether a symmetric matrix has zero points all the same.
+        explicit_zero_points: bool,
+    },
+    /// `DequantizeLinear` with blocks, `Transpose`, `MatMul`.
+    Qdq,
+}
+
+/// How RMS norms, and norms of a residual sum, are spelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormForm {
+    /// `SimplifiedLayerNormalization`, `SkipSimplifiedLayerNormalization`, `SkipLayerNormalization`.
+    Fused,
+    /// Standard operators.
+    Standard,
+}
+
+/// Recording of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Capture {
+    /// The extra option that asks for it.
+    pub option: &'static str,
+    /// The provider's own options for no and for yes.
+    pub provider_options: [&'static [(&'static str, &'static str)]; 2],
+    pub default: bool,
+}
+
+const GROUP_QUERY: AttentionForm = AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8 };
+const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
+
+/// A cell of the table.
+const fn cell(
+    precision: Precision,
+    activations: Dtype,
+    attention: AttentionForm,
+    computed_by: Option<&'static str>,
+) -> Cell {
+    Cell { precision, activations, alternative: None, attention, computed_by }
+}
+
+impl Cell {
+    const fn or(mut self, option: &'static str, dtype: Dtype) -> Self {
+        self.alternative = Some((option, dtype));
+        self
+    }
+}
+
+const FP32: Option<&str> = Some("fp32_packages_meet_the_recorded_logits");
+const FP16: Option<&str> = Some("fp16_packages_meet_the_recorded_logits");
+const QUANTIZED: Option<&str> = Some("quantized_packages_compute_with_the_rounded_weights");
 
 pub const TARGETS: &[Target] = &[
     Target {
         provider: "cpu",
-        activations: &[
-            (Precision::Fp32, Dtype::F32),
-            (Precision::Fp16, Dtype::F16),
-            (Precision::Int8, Dtype::F32),
-            (Precision::Int4, Dtype::F32),
+        aliases: &[],
+        cells: &[
+            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY, FP32),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
+            cell(Precision::Int8, Dtype::F32, GROUP_QUERY, QUANTIZED),
+            cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
+        form: Form { matrices: N_BITS, norms: NormForm::Fused },
         accuracy_level: 4,
-        rotated_head_multiple: 16,
-        head_multiple: 8,
         provider_options: &[],
+        capture: None,
+        product_options: &[],
     },
     Target {
         provider: "cuda",
-        activations: &[
-            (Precision::Fp16, Dtype::F16),
-            (Precision::Bf16, Dtype::Bf16),
-            (Precision::Int8, Dtype::F16),
-            (Precision::Int4, Dtype::F16),
+        aliases: &[],
+        cells: &[
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
+            cell(Precision::Bf16, Dtype::Bf16, GROUP_QUERY, None),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
+        form: Form { matrices: N_BITS, norms: NormForm::Fused },
         accuracy_level: 0,
-        rotated_head_multiple: 16,
-        head_multiple: 8,
-        provider_options: &[("cuda", &[("enable_cuda_graph", "0")])],
+        provider_options: &[("cuda", &[])],
+        capture: Some(Capture {
+            option: "enable_cuda_graph",
+            provider_options: [&[("enable_cuda_graph", "0")], &[("enable_cuda_graph", "1")]],
+            default: false,
+        }),
+        product_options: &[("enable_cuda_fpa_intb_gemm", "ep.cuda.fpa_intb_gemm")],
     },
 ];
 
 impl Target {
     /// The row of a provider, by the name typed after `-e`.
     pub fn find(provider: &str) -> Result<&'static Self> {
-        TARGETS.iter().find(|target| target.provider == provider).ok_or_else(|| Error::Unsupported {
+        let named = |target: &&Self| target.provider == provider || target.aliases.contains(&provider);
+        TARGETS.iter().find(named).ok_or_else(|| Error::Unsupported {
             what: format!("execution provider {provider:?} is not supported"),
             hint: format!("supported: {}", names(TARGETS.iter().map(|target| target.provider))),
         })
     }
 
-    /// The dimension of heads as attention and cache see them.
-    pub fn padded_head_dim(&self, head_dim: usize) -> usize {
-        head_dim.next_multiple_of(self.head_multiple)
+    /// What it runs at a precision.
+    pub fn cell(&self, precision: Precision) -> Option<&'static Cell>
+    where
+        Self: 'static,
+    {
+        let cells: &'static [Cell] = self.cells;
+        cells.iter().find(|cell| cell.precision == precision)
     }
 
-    /// The dtype of activations at a precision.
-    pub fn activation_dtype(&self, precision: Precision) -> Result<Dtype> {
-        let row = self.activations.iter().find(|(candidate, _)| *candidate == precision);
-        row.map(|(_, dtype)| *dtype).ok_or_else(|| {
-            let here = names(self.activations.iter().map(|(precision, _)| precision.name()));
-            let elsewhere = TARGETS.iter().filter(|target| target.activations.iter().any(|(p, _)| *p == precision));
+    /// The same, or why not.
+    pub fn expect_cell(&self, precision: Precision) -> Result<&'static Cell> {
+        self.cell(precision).ok_or_else(|| {
+            let here = names(self.cells.iter().map(|cell| cell.precision.name()));
+            let elsewhere = TARGETS.iter().filter(|target| target.cell(precision).is_some());
             let elsewhere = names(elsewhere.map(|target| target.provider));
             Error::Unsupported {
                 what: format!("{} has no {} kernels for a decoder", self.provider, precision.name()),
                 hint: format!("{} runs {here}; {} runs on {elsewhere}", self.provider, precision.name()),
             }
         })
+    }
+}
+
+impl AttentionForm {
+    /// The dimension of heads as attention and cache see them.
+    pub fn padded_head_dim(self, head_dim: usize) -> usize {
+        match self {
+            Self::GroupQuery { head_multiple, .. } => head_dim.next_multiple_of(head_multiple),
+            Self::Standard => head_dim,
+        }
+    }
+
+    /// Whether past and present may be one buffer.
+    pub fn shares_buffer(self) -> bool {
+        match self {
+            Self::GroupQuery { .. } => true,
+            Self::Standard => false,
+        }
     }
 }
 
@@ -87,7 +211,7 @@ mod tests {
 
     #[test]
     fn a_pair_without_kernels_is_refused_with_the_pairs_that_work() {
-        let error = Target::find("cuda").unwrap().activation_dtype(Precision::Fp32).unwrap_err();
+        let error = Target::find("cuda").unwrap().expect_cell(Precision::Fp32).unwrap_err();
         assert_eq!(error.to_string(), "cuda has no fp32 kernels for a decoder");
         assert_eq!(error.hint().unwrap(), "cuda runs fp16, bf16, int8, int4; fp32 runs on cpu");
         assert!(Target::find("tpu").unwrap_err().hint().unwrap().contains("cpu, cuda"));

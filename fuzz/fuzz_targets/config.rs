@@ -3,7 +3,7 @@
 #![no_main]
 
 use genai_architectures::{Config, describe};
-use genai_builder::{Precision, Recipe, Settings, Target, lower};
+use genai_builder::{Precision, Settings, Target, lower};
 use libfuzzer_sys::fuzz_target;
 
 /// Lowering takes milliseconds a layer: deep models would only slow the search down.
@@ -22,8 +22,7 @@ fuzz_target!(|input: &[u8]| {
     };
     for (precision, provider) in [(Precision::Int4, "cpu"), (Precision::Fp16, "cuda")] {
         let target = Target::find(provider).expect("a provider of the table");
-        let recipe = Recipe::uniform(precision, 32, true).expect("a block size of the table");
-        let settings = Settings { target, precision, recipe, accuracy_level: 0 };
+        let settings = Settings::of(target, precision).expect("a cell of the table");
         match lower(&spec, &settings, "model.onnx.data") {
             Ok(plan) => drop(plan.model_bytes()),
             Err(error) => {

@@ -7,6 +7,7 @@ use genai_builder::{Precision, TARGETS};
 
 use crate::console::print;
 use crate::failure::Failure;
+use crate::options;
 
 pub(crate) fn families() -> Result<(), Failure> {
     let mut text = "| architecture | onnxruntime-genai type | checked against |\n| --- | --- | --- |\n".to_owned();
@@ -16,14 +17,18 @@ pub(crate) fn families() -> Result<(), Failure> {
     print(&text)
 }
 
+pub(crate) fn options() -> Result<(), Failure> {
+    print(options::reference().trim_end())
+}
+
 pub(crate) fn targets() -> Result<(), Failure> {
     let providers: Vec<_> = TARGETS.iter().map(|target| target.provider).collect();
     let mut text = format!("| precision | {} |\n", providers.join(" | "));
     let _ = writeln!(text, "| --- |{}", " --- |".repeat(providers.len()));
     for precision in Precision::ALL {
-        let cells = TARGETS.iter().map(|target| match target.activation_dtype(precision) {
-            Ok(dtype) => dtype.name().to_lowercase(),
-            Err(_) => "no kernels".to_owned(),
+        let cells = TARGETS.iter().map(|target| match target.cell(precision) {
+            Some(cell) => cell.activations.name().to_lowercase(),
+            None => "no kernels".to_owned(),
         });
         let _ = writeln!(text, "| {} | {} |", precision.name(), cells.collect::<Vec<_>>().join(" | "));
     }

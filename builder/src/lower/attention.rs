@@ -14,6 +14,7 @@ use crate::{
         Value,
         ops::{Clip, GroupQueryAttention, Rotation},
     },
+    target::AttentionForm,
 };
 
 impl Lowering<'_> {
@@ -92,7 +93,7 @@ impl Lowering<'_> {
     /// Whether the attention op rotates these heads itself.
     pub(super) fn rotates_inside(&self, attention: &Attention) -> bool {
         let Position::Rope(rope) = attention.position else { return false };
-        let multiple = self.settings.target.rotated_head_multiple;
+        let AttentionForm::GroupQuery { rotates: Some(multiple), .. } = self.settings.attention else { return false };
         let norms_after = attention.norm_order == NormOrder::AfterRotation
             && (attention.q_norm.is_some() || attention.k_norm.is_some());
         !norms_after && attention.head_dim.is_multiple_of(multiple) && self.spec.rope(rope).dim.is_multiple_of(multiple)

@@ -195,7 +195,7 @@ impl Lowering<'_> {
 
     /// The dimension of heads in the cache.
     pub(super) fn cache_head_dim(&self, attention: &Attention) -> usize {
-        self.settings.target.padded_head_dim(attention.head_dim)
+        self.settings.attention.padded_head_dim(attention.head_dim)
     }
 
     /// Heads `[batch, sequence, heads * head_dim]` with zeros behind each, up to what the attention op takes. Zeros add

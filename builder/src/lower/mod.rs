@@ -29,7 +29,7 @@ use genai_architectures::{DecoderSpec, KeyValue, Mixer};
 use genai_quantize::ScaleDtype;
 
 use crate::{
-    Error, Precision, Recipe, Result, Target,
+    Error, Result, Settings,
     graph::{
         Constant, Dim, Dtype, Fact, Graph, Value,
         ops::{Cast, Slice},
@@ -37,23 +37,12 @@ use crate::{
     plan::{Job, Layout, Plan, Rows, Segment, Sink, Source},
 };
 
-/// What the user asked for, every default decided.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    pub target: &'static Target,
-    pub precision: Precision,
-    pub recipe: Recipe,
-    /// `MatMulNBits` accuracy level, 0 to 4.
-    pub accuracy_level: u8,
-}
-
 /// Plans the package of a decoder. `data_file` is the name of the file that will hold the weights.
 pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result<Plan> {
-    let dtype = settings.target.activation_dtype(settings.precision)?;
     let mut lowering = Lowering {
         spec,
         settings,
-        dtype,
+        dtype: settings.dtype,
         graph: Graph::default(),
         layout: Layout::default(),
         jobs: Vec::new(),

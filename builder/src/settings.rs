@@ -1,0 +1,62 @@
+//! What the user asked for, every default decided.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    Precision, Recipe, Result, Target,
+    graph::Dtype,
+    target::{AttentionForm, Form, MatrixForm},
+};
+
+/// Block size of quantized weights unless the user asks for another.
+pub const DEFAULT_BLOCK_SIZE: usize = 32;
+
+/// How a package is to be. [`Settings::of`] decides everything; options change one thing or another after it.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub target: &'static Target,
+    pub precision: Precision,
+    /// Of activations, cache, norms, scales and float weights.
+    pub dtype: Dtype,
+    pub recipe: Recipe,
+    /// `MatMulNBits` accuracy level, 0 to 4.
+    pub accuracy_level: u8,
+    pub attention: AttentionForm,
+    pub form: Form,
+    pub session: Session,
+}
+
+/// What a session of the runtime is opened with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// Whether the provider records a step and replays it; `None` where it has no such option.
+    pub capture: Option<bool>,
+    /// Entries of `session_options`.
+    pub entries: BTreeMap<&'static str, &'static str>,
+}
+
+impl Settings {
+    /// The package of a target without further wishes.
+    ///
+    /// # Errors
+    /// `Unsupported` where the provider has no kernels for the precision.
+    pub fn of(target: &'static Target, precision: Precision) -> Result<Self> {
+        let cell = target.expect_cell(precision)?;
+        Ok(Self {
+            target,
+            precision,
+            dtype: cell.activations,
+            recipe: Recipe::uniform(precision, DEFAULT_BLOCK_SIZE, true)?,
+            accuracy_level: match target.form.matrices {
+                MatrixForm::NBits { .. } => target.accuracy_level,
+                MatrixForm::Qdq => 0,
+            },
+            attention: cell.attention,
+            form: target.form,
+            session: Session {
+                capture: target.capture.as_ref().map(|capture| capture.default),
+                entries: BTreeMap::new(),
+            },
+        })
+    }
+}

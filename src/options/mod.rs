@@ -1,0 +1,219 @@
+//! `--extra_options KEY=VALUE …`, typed and checked.
+//!
+//! One row for each option: what it is called, what may be its value, what it means, and how it is read. The rows are
+//! the help, the reference page (`docs/options.md`) and the parser. What an option may be combined with is decided where
+//! a request is made of them all, in `request`.
+
+mod quantization;
+mod session;
+mod source;
+
+use std::fmt::Write;
+
+use crate::failure::Failure;
+
+pub(crate) use quantization::Quantization;
+pub(crate) use session::Session;
+pub(crate) use source::Source;
+
+/// What was given, by subject. `None` where an option was not.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct ExtraOptions {
+    pub(crate) quantization: Quantization,
+    pub(crate) session: Session,
+    pub(crate) source: Source,
+    /// Lines for people.
+    pub(crate) notes: Vec<String>,
+}
+
+/// One option.
+pub(crate) struct Row {
+    pub(crate) key: &'static str,
+    /// What may stand behind the equals sign, in words.
+    pub(crate) values: &'static str,
+    pub(crate) default: &'static str,
+    /// The precisions, providers or models that it means something for.
+    pub(crate) applies: &'static str,
+    /// What it does, in a sentence or two.
+    pub(crate) about: &'static str,
+    pub(crate) set: fn(&mut ExtraOptions, &str) -> Result<(), Wrong>,
+}
+
+/// What is wrong with a value.
+pub(crate) enum Wrong {
+    /// It is none of the row's values.
+    Value,
+    Other(Failure),
+}
+
+/// The options by subject, as the reference page has them.
+const SUBJECTS: &[(&str, &[Row])] =
+    &[("Quantization", quantization::ROWS), ("Files and sources", source::ROWS), ("Session", session::ROWS)];
+
+/// Names that the peer's builder had for options of its int4 precision, and has for all quantized ones now.
+const FORMER: [(&str, &str); 7] = [
+    ("int4_block_size", "block_size"),
+    ("int4_is_symmetric", "is_symmetric"),
+    ("int4_accuracy_level", "accuracy_level"),
+    ("int4_algo_config", "algo_config"),
+    ("int4_op_types_to_quantize", "op_types_to_quantize"),
+    ("int4_nodes_to_exclude", "nodes_to_exclude"),
+    ("int4_tied_embeddings", "shared_embeddings"),
+];
+
+impl ExtraOptions {
+    pub(crate) fn parse(options: &[String]) -> Result<Self, Failure> {
+        let mut parsed = Self::default();
+        for option in options {
+            let Some((key, value)) = option.split_once('=') else {
+                // What follows a forgotten equals sign may be a token.
+                let known = rows().any(|row| row.key == option);
+                let shown = if option.starts_with("hf_") && !known { "hf_***" } else { option };
+                return Err(Failure::usage(format!("extra option {shown:?} is not of the form KEY=VALUE")));
+            };
+            let typed = key.trim();
+            let former = FORMER.iter().find(|(former, _)| *former == typed);
+            let key = former.map_or(typed, |(_, now)| now);
+            if former.is_some() {
+                parsed.notes.push(format!("extra option {typed} is called {key} by now"));
+            }
+            parsed.set(key, value.trim())?;
+        }
+        Ok(parsed)
+    }
+
+    /// Sets one option by its present name.
+    pub(crate) fn set(&mut self, key: &str, value: &str) -> Result<(), Failure> {
+        let row = rows().find(|row| row.key == key).ok_or_else(|| unknown(key))?;
+        (row.set)(self, value).map_err(|wrong| match wrong {
+            Wrong::Value => Failure::usage(format!("extra option {key} is {value:?}, expected {}", row.values)),
+            Wrong::Other(failure) => failure,
+        })
+    }
+}
+
+fn rows() -> impl Iterator<Item = &'static Row> {
+    SUBJECTS.iter().flat_map(|(_, rows)| *rows)
+}
+
+fn unknown(key: &str) -> Failure {
+    let closest = rows().max_by_key(|row| shared_letters(row.key, key));
+    let hint = closest.filter(|row| 2 * shared_letters(row.key, key) > key.len());
+    let hint = hint.map(|row| format!("did you mean {}? ", row.key)).unwrap_or_default();
+    let known: Vec<_> = rows().map(|row| row.key).collect();
+    Failure::usage(format!("unknown extra option {key:?}")).with_hint(format!("{hint}known: {}", known.join(", ")))
+}
+
+/// The page of all options.
+pub(crate) fn reference() -> String {
+    let mut page = "# Options of a build\n\n\
+        `--extra_options KEY=VALUE …`, under the names of onnxruntime-genai's model builder. An unknown name is an error, \
+        and so is an option that has no meaning for the precision, the provider or the model.\n\n\
+        This page is what `genai-build options` prints.\n"
+        .to_owned();
+    for (subject, rows) in SUBJECTS {
+        let _ = write!(page, "\n## {subject}\n");
+        for row in *rows {
+            let Row { key, values, default, applies, about, .. } = row;
+            let _ = write!(page, "\n### `{key}`\n\n{about}\n\n- Values: {values}\n- Default: {default}\n");
+            if !applies.is_empty() {
+                let _ = writeln!(page, "- For: {applies}");
+            }
+        }
+    }
+    let _ = write!(page, "\n## Former names\n\nAccepted, with a note.\n\n| formerly | now |\n| --- | --- |\n");
+    for (former, now) in FORMER {
+        let _ = writeln!(page, "| `{former}` | `{now}` |");
+    }
+    page
+}
+
+/// `true` or `false` as the peer spells them.
+fn boolean(value: &str) -> Result<bool, Wrong> {
+    match value {
+        "true" | "True" | "1" => Ok(true),
+        "false" | "False" | "0" => Ok(false),
+        _ => Err(Wrong::Value),
+    }
+}
+
+/// Letters of `typed` that occur in `known` in the same order: how near a mistyped name is.
+fn shared_letters(known: &str, typed: &str) -> usize {
+    let mut rest = known.chars();
+    typed.chars().filter(|letter| rest.any(|candidate| candidate == *letter)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::token::TokenChoice;
+    use genai_checkpoint::Token;
+
+    fn parse(options: &[&str]) -> Result<ExtraOptions, Failure> {
+        ExtraOptions::parse(&options.iter().map(|option| (*option).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_peers_spellings_are_read() {
+        let options = parse(&["block_size=64", "is_symmetric=False", "accuracy_level=4", "filename=decoder.onnx"]);
+        let options = options.unwrap();
+        assert_eq!(options.quantization.block_size, Some(64));
+        assert_eq!(options.quantization.is_symmetric, Some(false));
+        assert_eq!(options.quantization.accuracy_level, Some(4));
+        assert_eq!(options.source.filename.as_deref(), Some("decoder.onnx"));
+    }
+
+    #[test]
+    fn former_names_mean_the_same_and_are_told() {
+        let former = parse(&["int4_block_size=64", "int4_is_symmetric=false", "int4_algo_config=default"]).unwrap();
+        assert_eq!(former.notes.len(), 3);
+        assert!(former.notes[0].contains("int4_block_size is called block_size"));
+        let now = parse(&["block_size=64", "is_symmetric=false", "algo_config=default"]).unwrap();
+        assert_eq!(ExtraOptions { notes: Vec::new(), ..former }, now);
+    }
+
+    #[test]
+    fn a_token_is_kept_and_not_shown() {
+        let options = parse(&["hf_token=hf_secret"]).unwrap();
+        assert_eq!(options.source.hf_token, TokenChoice::Given(Token::new("hf_secret").unwrap()));
+        assert!(!format!("{options:?}").contains("secret"));
+        assert_eq!(parse(&["hf_token=false"]).unwrap().source.hf_token, TokenChoice::None);
+        assert_eq!(parse(&["hf_token=True"]).unwrap().source.hf_token, TokenChoice::Environment);
+        assert!(!parse(&["hf_secret"]).unwrap_err().message.contains("secret"));
+    }
+
+    #[test]
+    fn a_mistyped_name_is_an_error_with_the_closest_one() {
+        let failure = parse(&["blok_size=64"]).unwrap_err();
+        assert_eq!(failure.code, 2);
+        assert!(failure.hint.unwrap().contains("did you mean block_size?"));
+    }
+
+    #[test]
+    fn values_are_checked() {
+        for bad in [
+            "block_size=17",
+            "block_size=-32",
+            "is_symmetric=maybe",
+            "accuracy_level=5",
+            "filename=../escaped.onnx",
+            "filename=a/b.onnx",
+            "filename=CON.onnx",
+            "filename=model",
+            "filename=.onnx",
+            "block_size",
+        ] {
+            assert_eq!(parse(&[bad]).unwrap_err().code, 2, "{bad}");
+        }
+        assert_eq!(parse(&["hf_remote=true"]).unwrap_err().code, 12);
+        assert_eq!(parse(&["algo_config=gptq"]).unwrap_err().code, 3);
+    }
+
+    #[test]
+    fn names_are_unique_and_former_ones_lead_to_present_ones() {
+        let keys: Vec<_> = rows().map(|row| row.key).collect();
+        let unique: std::collections::BTreeSet<_> = keys.iter().collect();
+        assert_eq!(unique.len(), keys.len());
+        assert!(FORMER.iter().all(|(former, _)| !keys.contains(former)));
+    }
+}
