@@ -10,7 +10,7 @@ use genai_validate::{CacheMode, ParityReport, Precision, Reference, Verdict, com
 use serde_json::{Value, json};
 
 use crate::parts::Parts;
-use crate::reference::{recorded_logits, rounded_logits};
+use crate::reference::{Tables, recorded_logits, rounded_logits};
 use crate::support::{
     Altered, Outcome, build, build_arguments, contents, fixture, for_each, genai_build, load, runtime_arguments, spec,
 };
@@ -189,7 +189,7 @@ fn contradictory_packages_do_not_load() {
 }
 
 fn int4(checkpoint: &Path, symmetric: bool) -> Outcome<(Reference, tempfile::TempDir)> {
-    let reference = rounded_logits(checkpoint, IntScheme::new(4, 32, symmetric)?, ScaleDtype::F32)?;
+    let reference = rounded_logits(checkpoint, IntScheme::new(4, 32, symmetric)?, ScaleDtype::F32, Tables::Rounded)?;
     let options = ["accuracy_level=0", &format!("is_symmetric={symmetric}")];
     Ok((reference, build(checkpoint, "int4", "cpu", &options)?))
 }

@@ -167,7 +167,8 @@ fn sizes_and_names_are_those_of_the_model() {
             let providers = at(&written, "model.decoder.session_options.provider_options").as_array().unwrap();
             let named: Vec<_> = providers.iter().flat_map(|provider| provider.as_object().unwrap().keys()).collect();
             // The CPU is what is left when no provider is named.
-            assert_eq!(named, if target.provider == "cpu" { vec![] } else { vec![target.provider] });
+            assert_eq!(named, if ["cpu", "onnx"].contains(&target.provider) { vec![] } else { vec![target.provider] });
+            assert_eq!(at(&written, "search.past_present_share_buffer"), cell.attention.shares_buffer());
             assert!(package.path().join("decoder.onnx.data").is_file());
         }
         Ok(())

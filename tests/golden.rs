@@ -21,8 +21,17 @@ use crate::support::{contents, fixture, recorded, spec};
 
 const FOLDER: &str = "golden";
 
-const BUILDS: [(Precision, &str); 4] =
-    [(Precision::Fp32, "cpu"), (Precision::Int4, "cpu"), (Precision::Fp16, "cuda"), (Precision::Int4, "cuda")];
+const BUILDS: [(Precision, &str); 9] = [
+    (Precision::Fp32, "cpu"),
+    (Precision::Int4, "cpu"),
+    (Precision::Fp16, "cuda"),
+    (Precision::Int4, "cuda"),
+    (Precision::Fp32, "cuda"),
+    (Precision::Int4, "dml"),
+    (Precision::Bf16, "NvTensorRtRtx"),
+    (Precision::Int4, "NvTensorRtRtx"),
+    (Precision::Int4, "onnx"),
+];
 
 #[test]
 fn specs_and_graphs_are_as_recorded() {

@@ -2,6 +2,7 @@
 //!
 //! What needs ONNX Runtime takes it from where the tool finds it, and fetches it once where there is none.
 
+mod bf16;
 mod broken;
 mod command_line;
 mod crash_matrix;

@@ -2,17 +2,20 @@
 //!
 //! | package | compared with | how far it may be |
 //! | --- | --- | --- |
+//! Of the targets whose graphs are alike one stands for all.
+//!
 //! | fp32, fp16 | logits recorded from transformers | as the table of tolerances says of its precision |
 //! | int4, int8 | rounded weights in f32 | as far as its activations in fp32 or fp16 may make it |
 //! | int4, int8 as built by default for the CPU | the same | as int8 activations make it |
 //! | int4 of a trained model | logits recorded from transformers | as the table says of int4 |
 
 use genai_architectures::{DecoderSpec, Rope, RopeScaling};
+use genai_builder::{TARGETS, Target, graph::Dtype};
 use genai_quantize::{IntScheme, ScaleDtype};
 use genai_validate::{CacheMode, Model, Precision, Reference, Verdict, metrics};
 use serde_json::Value;
 
-use crate::reference::{WAYS, Way, expect_logits, expect_verdict, logits, recorded_logits, rounded_logits};
+use crate::reference::{Tables, WAYS, Way, expect_logits, expect_verdict, logits, recorded_logits, rounded_logits};
 use crate::support::{
     Outcome, build, build_arguments, contents, fixture, for_each, genai_build, load, recorded, runtime_arguments, spec,
 };
@@ -26,8 +29,8 @@ const FP16_LIMIT: f64 = 0.1;
 
 #[test]
 fn fp32_packages_meet_the_recorded_logits() {
-    for_each(&recorded(), String::clone, |name| {
-        let (mut model, spec) = open(name, "fp32", "cpu", &[])?;
+    for_each(&with_providers(genai_builder::Precision::Fp32), show, |(name, provider)| {
+        let (mut model, spec) = open(name, "fp32", provider, &[])?;
         let reference = recorded_logits(&fixture(name))?;
         expect_verdict(&mut model, &reference, spec.num_parameters(), Precision::Fp32, Verdict::Pass)?;
         expect_in_every_way(&mut model, &spec, &reference, FP32_LIMIT)
@@ -36,7 +39,7 @@ fn fp32_packages_meet_the_recorded_logits() {
 
 #[test]
 fn fp16_packages_meet_the_recorded_logits() {
-    for_each(&with_providers(), show, |(name, provider)| {
+    for_each(&with_providers(genai_builder::Precision::Fp16), show, |(name, provider)| {
         let (mut model, spec) = open(name, "fp16", provider, &[])?;
         let reference = recorded_logits(&fixture(name))?;
         expect_verdict(&mut model, &reference, spec.num_parameters(), Precision::Fp16, Verdict::Ambiguous)?;
@@ -46,25 +49,29 @@ fn fp16_packages_meet_the_recorded_logits() {
 
 #[test]
 fn quantized_packages_compute_with_the_rounded_weights() {
-    let cases: Vec<_> = with_providers().into_iter().enumerate().collect();
+    let cases: Vec<_> = with_providers(genai_builder::Precision::Int4).into_iter().enumerate().collect();
     for_each(
         &cases,
         |(_, case)| show(case),
         |(index, (name, provider))| {
-            let (scale_dtype, limit) = match *provider {
-                "cpu" => (ScaleDtype::F32, FP32_LIMIT),
-                _ => (ScaleDtype::F16, FP16_LIMIT),
-            };
+            let target = Target::find(provider)?;
             for (bits, block_size, symmetric) in schemes_of(*index) {
                 let precision = format!("int{bits}");
-                let options = [
-                    format!("block_size={block_size}"),
-                    format!("is_symmetric={symmetric}"),
-                    "accuracy_level=0".into(),
-                ];
-                let (mut model, spec) = open(name, &precision, provider, &options.each_ref().map(String::as_str))?;
+                let of_bits = if bits == 4 { genai_builder::Precision::Int4 } else { genai_builder::Precision::Int8 };
+                let Some(cell) = target.cell(of_bits) else { continue };
+                let (scale_dtype, limit) = match cell.activations {
+                    Dtype::F32 => (ScaleDtype::F32, FP32_LIMIT),
+                    _ => (ScaleDtype::F16, FP16_LIMIT),
+                };
+                let tables = Tables::of(target.form);
+                let mut options = vec![format!("block_size={block_size}"), format!("is_symmetric={symmetric}")];
+                if target.accuracy_level != 0 {
+                    options.push("accuracy_level=0".to_owned());
+                }
+                let (mut model, spec) =
+                    open(name, &precision, provider, &options.iter().map(String::as_str).collect::<Vec<_>>())?;
                 let scheme = IntScheme::new(bits, block_size, symmetric)?;
-                let reference = rounded_logits(&fixture(name), scheme, scale_dtype)?;
+                let reference = rounded_logits(&fixture(name), scheme, scale_dtype, tables)?;
                 let outcome = expect_in_every_way(&mut model, &spec, &reference, limit);
                 outcome.map_err(|error| format!("{precision} {}: {error}", options.join(" ")))?;
             }
@@ -93,7 +100,8 @@ fn activations_in_int8_cost_a_few_percent() {
         |(name, bits)| {
             let precision = format!("int{bits}");
             let (mut model, _) = open(name, &precision, "cpu", &[])?;
-            let reference = rounded_logits(&fixture(name), IntScheme::new(*bits, 32, true)?, ScaleDtype::F32)?;
+            let reference =
+                rounded_logits(&fixture(name), IntScheme::new(*bits, 32, true)?, ScaleDtype::F32, Tables::Rounded)?;
             let logits = logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing))?;
             for (prompt, logits) in reference.prompts.iter().zip(logits) {
                 let metrics = metrics::compare(&prompt.logits, &logits)?;
@@ -134,10 +142,12 @@ fn int4_packages_of_trained_models_are_within_the_table() {
 /// Recorded logits are those of a pass without a cache. Where the rope depends on the length, a cache keeps keys that
 /// were turned at an earlier length, and a batch turns all rows by the longest, so there only a whole prompt has the
 /// same logits.
-fn expect_in_every_way(model: &mut Model, spec: &DecoderSpec, reference: &Reference, limit: f64) -> Outcome {
+pub(crate) fn expect_in_every_way(model: &mut Model, spec: &DecoderSpec, reference: &Reference, limit: f64) -> Outcome {
     let by_length = |rope: &Rope| matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. });
     let by_length = spec.ropes.iter().any(by_length);
+    let shared = model.shares_buffer();
     let ways = WAYS.iter().filter(|way| !by_length || matches!(way, Way::AtOnce(_)));
+    let ways = ways.filter(|way| shared || !way.shares_buffer());
     ways.copied().try_for_each(|way| expect_logits(model, reference, way, limit))
 }
 
@@ -146,8 +156,47 @@ fn open(name: &str, precision: &str, provider: &str, options: &[&str]) -> Outcom
     Ok((load(package.path())?, spec(&fixture(name))?))
 }
 
-fn with_providers() -> Vec<(String, &'static str)> {
-    recorded().into_iter().flat_map(|name| [(name.clone(), "cpu"), (name, "cuda")]).collect()
+/// Every fixture with one provider of those whose graphs are alike.
+fn with_providers(precision: genai_builder::Precision) -> Vec<(String, &'static str)> {
+    let providers = spellings(precision);
+    recorded().into_iter().flat_map(|name| providers.iter().map(move |provider| (name.clone(), *provider))).collect()
+}
+
+/// The first provider of each way to spell the graph: of dtype, attention, matrices and other operators. Where these
+/// are alike the packages differ in nothing but their options, which another test sees to.
+fn spellings(precision: genai_builder::Precision) -> Vec<&'static str> {
+    let mut seen = Vec::new();
+    let mut providers = Vec::new();
+    for target in TARGETS {
+        let Some(cell) = target.cell(precision) else { continue };
+        let spelling = (cell.activations, cell.attention, target.form);
+        if !seen.contains(&spelling) {
+            seen.push(spelling);
+            providers.push(target.provider);
+        }
+    }
+    providers
+}
+
+#[test]
+fn targets_of_one_spelling_have_the_same_weights_and_nodes() {
+    let name = "qwen3-default";
+    for precision in genai_builder::Precision::ALL {
+        let mut packages: Vec<(_, &str, _)> = Vec::new();
+        for target in TARGETS {
+            let Some(cell) = target.cell(precision) else { continue };
+            let spelling = (cell.activations, cell.attention, target.form);
+            let options: &[&str] =
+                if target.accuracy_level != 0 && precision.bits().is_some() { &["accuracy_level=0"] } else { &[] };
+            let package = build(&fixture(name), precision.name(), target.provider, options).unwrap();
+            let files = contents(package.path());
+            let files = ["model.onnx", "model.onnx.data"].map(|name| files[name].clone());
+            match packages.iter().find(|(seen, _, _)| *seen == spelling) {
+                Some((_, like, expected)) => assert!(files == *expected, "{like} and {}", target.provider),
+                None => packages.push((spelling, target.provider, files)),
+            }
+        }
+    }
 }
 
 fn show((name, provider): &(String, &str)) -> String {

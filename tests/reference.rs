@@ -3,11 +3,13 @@
 
 use std::path::Path;
 
+use genai_architectures::{Linear, LmHead};
+use genai_builder::target::{Form, MatrixForm};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{IntScheme, ScaleDtype, dequantize_rows, quantize_rows};
 use genai_validate::{
     CacheMode, Generator, Matrix, Model, ParityReport, Precision, Reference, Verdict, compare_prompts,
-    interpreter::{self, Rounded},
+    interpreter::{self, Rounded, Weights},
     metrics,
 };
 
@@ -20,16 +22,28 @@ pub(crate) fn recorded_logits(checkpoint: &Path) -> Outcome<Reference> {
 /// The recorded prompts with the logits of quantized weights, and without continuations.
 ///
 /// Random weights lose too much at four bits to be compared with the float model, so the loss is in the reference.
-pub(crate) fn rounded_logits(checkpoint: &Path, scheme: IntScheme, scale_dtype: ScaleDtype) -> Outcome<Reference> {
+pub(crate) fn rounded_logits(
+    checkpoint: &Path,
+    scheme: IntScheme,
+    scale_dtype: ScaleDtype,
+    tables: Tables,
+) -> Outcome<Reference> {
     let mut reference = recorded_logits(checkpoint)?;
-    let spec = spec(checkpoint)?;
+    let mut spec = spec(checkpoint)?;
     let weights = Checkpoint::open(checkpoint)?.renamed(|stored| spec.name_of(stored))?;
     let table = spec.embedding.weight();
-    let tied = matches!(spec.lm_head, genai_architectures::LmHead::Tied);
+    let layer_table = spec.layer_inputs.as_ref().map(|inputs| inputs.weight());
+    if tables == Tables::Float && spec.lm_head == LmHead::Tied {
+        // The head is rounded, and the table that it is tied to is not.
+        spec.lm_head = LmHead::Own(Linear::whole(HEAD_APART, spec.vocab_size, spec.hidden_size, false));
+    }
+    let weights = HeadApart { weights: &weights, table: &table };
+    let tied = spec.lm_head == LmHead::Tied;
     let round = |name: &str, rows: &mut [f32], k: usize| {
         // Every matrix is quantized, but for a table that is only looked up and for those that steer streams.
         let steers = ["modality_router", "prediction_coefs", "correction_coefs"];
-        if name == table && !tied || steers.iter().any(|module| name.ends_with(&format!(".altup.{module}.weight"))) {
+        let looked_up = name == table && !tied || tables == Tables::Float && layer_table.as_deref() == Some(name);
+        if looked_up || steers.iter().any(|module| name.ends_with(&format!(".altup.{module}.weight"))) {
             return Ok(());
         }
         let n = rows.len() / k;
@@ -50,6 +64,37 @@ pub(crate) fn rounded_logits(checkpoint: &Path, scheme: IntScheme, scale_dtype: 
     Ok(reference)
 }
 
+/// How tables are stored that are looked up and are the head, too, or that layers have of their own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Tables {
+    Float,
+    Rounded,
+}
+
+impl Tables {
+    pub(crate) fn of(form: Form) -> Self {
+        match form.matrices {
+            MatrixForm::NBits { .. } => Self::Rounded,
+            MatrixForm::Qdq => Self::Float,
+        }
+    }
+}
+
+const HEAD_APART: &str = "the table as a head";
+
+/// Weights in which the table of the embedding goes by a second name.
+struct HeadApart<'a> {
+    weights: &'a Checkpoint,
+    table: &'a str,
+}
+
+impl Weights for HeadApart<'_> {
+    fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> genai_validate::Result<()> {
+        let name = if name.strip_suffix(".weight") == Some(HEAD_APART) { self.table } else { name };
+        Weights::read(self.weights, name, expected_shape, first, out)
+    }
+}
+
 /// Judges prefill and greedy continuation in both cache modes, and fails unless the verdict is `least` or better.
 pub(crate) fn expect_verdict(
     model: &mut Model,
@@ -58,7 +103,8 @@ pub(crate) fn expect_verdict(
     precision: Precision,
     least: Verdict,
 ) -> Outcome {
-    for cache in [CacheMode::Growing, CacheMode::Shared] {
+    let shared = model.shares_buffer().then_some(CacheMode::Shared);
+    for cache in [CacheMode::Growing].into_iter().chain(shared) {
         let prompts = compare_prompts(model, reference, cache)?;
         let report = ParityReport::new(precision, parameters, reference.name.clone(), prompts)?;
         if report.verdict > least {
@@ -76,6 +122,13 @@ pub(crate) enum Way {
     InSteps(CacheMode),
     /// All prompts together, padded on the right.
     InABatch,
+}
+
+impl Way {
+    /// Whether it needs past and present in one buffer.
+    pub(crate) fn shares_buffer(self) -> bool {
+        matches!(self, Self::AtOnce(CacheMode::Shared) | Self::InSteps(CacheMode::Shared))
+    }
 }
 
 pub(crate) const WAYS: [Way; 5] = [

@@ -15,7 +15,7 @@ use crate::{
     Error, Plan, Request, Result, Role,
     accounting::Accounting,
     digest::Digest,
-    plan::{Job, Rows, Sink},
+    plan::{CodeLayout, Job, Rows, Sink},
 };
 
 pub(crate) const MANIFEST: &str = "genai-build.json";
@@ -200,14 +200,18 @@ impl Weight {
         }
         let stored = match job.sink {
             Sink::Dense { dtype, .. } | Sink::Transposed { dtype, .. } => dtype.name().to_ascii_lowercase(),
-            Sink::Blocks { scheme, scale_dtype, .. } => {
+            Sink::Blocks { scheme, layout, scale_dtype, .. } => {
                 let sign = if scheme.is_symmetric() { "symmetric" } else { "asymmetric" };
                 let scales = match scale_dtype {
                     ScaleDtype::F32 => "float",
                     ScaleDtype::F16 => "float16",
                     ScaleDtype::Bf16 => "bfloat16",
                 };
-                format!("int{} {sign}, blocks of {}, scales {scales}", scheme.bits(), scheme.block_size())
+                let form = match layout {
+                    CodeLayout::Blocks | CodeLayout::BlocksWithZeroPoints => "",
+                    CodeLayout::Flat => ", flat",
+                };
+                format!("int{} {sign}, blocks of {}, scales {scales}{form}", scheme.bits(), scheme.block_size())
             }
         };
         Self { tensors, rows: job.n, columns: job.k, stored, bytes: job.n as u64 * job.stored_row_bytes() }

@@ -107,8 +107,27 @@ pub enum Sink {
     Dense { slot: usize, dtype: Dtype },
     /// `[k, n]`
     Transposed { slot: usize, dtype: Dtype },
-    /// Codes `[n, code bytes]`, scales `[n, blocks]`, zero points `[n, zero point bytes]`.
-    Blocks { scheme: IntScheme, scale_dtype: ScaleDtype, codes: usize, scales: usize, zero_points: Option<usize> },
+    /// Codes, scales `[n, blocks]`, and zero points, as the layout has them.
+    Blocks {
+        scheme: IntScheme,
+        layout: CodeLayout,
+        scale_dtype: ScaleDtype,
+        codes: usize,
+        scales: usize,
+        zero_points: Option<usize>,
+    },
+}
+
+/// How codes and zero points lie in the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CodeLayout {
+    /// As `MatMulNBits` takes them: codes uint8 `[n, blocks, block bytes]`, zero points uint8 `[n, bytes]`.
+    Blocks,
+    /// The same with zero points where the scheme has none: the middle code.
+    BlocksWithZeroPoints,
+    /// As tensors of one code each: `[n, blocks * block size]`, and zero points `[n, blocks]` without gaps between rows.
+    /// Unsigned where there are zero points, else signed.
+    Flat,
 }
 
 /// Lays stretches one behind another.
@@ -147,7 +166,41 @@ impl Plan {
     }
 }
 
+impl CodeLayout {
+    /// Bytes that the codes and the zero points of so many rows take up.
+    pub fn bytes_of_rows(self, scheme: IntScheme, k: usize, rows: usize) -> [usize; 2] {
+        let blocks = scheme.blocks(k);
+        match self {
+            Self::Blocks => [rows * scheme.code_bytes_per_row(k), rows * scheme.zero_point_bytes_per_row(k)],
+            Self::BlocksWithZeroPoints => {
+                [rows * scheme.code_bytes_per_row(k), rows * (blocks * scheme.bits()).div_ceil(8)]
+            }
+            Self::Flat => {
+                let zero_points = if scheme.is_symmetric() { 0 } else { (rows * blocks * scheme.bits()).div_ceil(8) };
+                [rows * scheme.code_bytes_per_row(k), zero_points]
+            }
+        }
+    }
+
+    /// The fewest rows that start and end at a byte each.
+    pub fn rows_at_a_time(self, scheme: IntScheme, k: usize) -> usize {
+        let shares_a_byte = !scheme.is_symmetric() && !(scheme.blocks(k) * scheme.bits()).is_multiple_of(8);
+        match self {
+            Self::Flat if shares_a_byte => 2,
+            Self::Blocks | Self::BlocksWithZeroPoints | Self::Flat => 1,
+        }
+    }
+}
+
 impl Job {
+    /// The fewest rows that can be made apart from the others.
+    pub fn rows_at_a_time(&self) -> usize {
+        match self.sink {
+            Sink::Dense { .. } | Sink::Transposed { .. } => 1,
+            Sink::Blocks { scheme, layout, .. } => layout.rows_at_a_time(scheme, self.k),
+        }
+    }
+
     /// What the job makes, for messages and progress: the first tensor it reads.
     pub fn subject(&self) -> &str {
         match &self.rows {
@@ -163,9 +216,12 @@ impl Job {
     pub fn stored_row_bytes(&self) -> u64 {
         match &self.sink {
             Sink::Dense { dtype, .. } | Sink::Transposed { dtype, .. } => self.k as u64 * dtype.bytes(),
-            Sink::Blocks { scheme, scale_dtype, .. } => {
+            Sink::Blocks { scheme, layout, scale_dtype, .. } => {
                 let scales = scheme.blocks(self.k) * scale_dtype.size();
-                (scheme.code_bytes_per_row(self.k) + scales + scheme.zero_point_bytes_per_row(self.k)) as u64
+                // Of a byte that two rows share, half: all rows together are to come to what is stored.
+                const ROWS: usize = 8;
+                let [codes, zero_points] = layout.bytes_of_rows(*scheme, self.k, ROWS);
+                (scales + (codes + zero_points) / ROWS) as u64
             }
         }
     }

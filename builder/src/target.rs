@@ -39,7 +39,8 @@ pub struct Cell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     pub matrices: MatrixForm,
-    pub norms: NormForm,
+    /// RMS norms, norms of a residual sum, products with a matrix the other way round.
+    pub others: OperatorForm,
 }
 
 /// How attention is spelled.
@@ -70,10 +71,10 @@ pub enum MatrixForm {
     Qdq,
 }
 
-/// How RMS norms, and norms of a residual sum, are spelled.
+/// How operators are spelled that ONNX Runtime has one of its own for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NormForm {
-    /// `SimplifiedLayerNormalization`, `SkipSimplifiedLayerNormalization`, `SkipLayerNormalization`.
+pub enum OperatorForm {
+    /// `SimplifiedLayerNormalization`, `SkipSimplifiedLayerNormalization`, `SkipLayerNormalization`, `FusedMatMul`.
     Fused,
     /// Standard operators.
     Standard,
@@ -90,6 +91,9 @@ pub struct Capture {
 }
 
 const GROUP_QUERY: AttentionForm = AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8 };
+/// The same where it takes q, k and v apart and rotates none.
+const GROUP_QUERY_OF_ROTATED: AttentionForm =
+    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8 };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
 
 /// A cell of the table.
@@ -109,8 +113,13 @@ impl Cell {
     }
 }
 
+const FUSED: OperatorForm = OperatorForm::Fused;
+const STANDARD: Form = Form { matrices: MatrixForm::Qdq, others: OperatorForm::Standard };
+
+// Tests that compute with packages on the CPU provider, bf16 ones with fp32 in its place.
 const FP32: Option<&str> = Some("fp32_packages_meet_the_recorded_logits");
 const FP16: Option<&str> = Some("fp16_packages_meet_the_recorded_logits");
+const BF16: Option<&str> = Some("bf16_packages_compute_as_fp32_ones_of_their_weights");
 const QUANTIZED: Option<&str> = Some("quantized_packages_compute_with_the_rounded_weights");
 
 pub const TARGETS: &[Target] = &[
@@ -123,7 +132,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int8, Dtype::F32, GROUP_QUERY, QUANTIZED),
             cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
-        form: Form { matrices: N_BITS, norms: NormForm::Fused },
+        form: Form { matrices: N_BITS, others: FUSED },
         accuracy_level: 4,
         provider_options: &[],
         capture: None,
@@ -133,12 +142,14 @@ pub const TARGETS: &[Target] = &[
         provider: "cuda",
         aliases: &[],
         cells: &[
+            // Its fused attention takes no fp32.
+            cell(Precision::Fp32, Dtype::F32, AttentionForm::Standard, FP32),
             cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
-            cell(Precision::Bf16, Dtype::Bf16, GROUP_QUERY, None),
+            cell(Precision::Bf16, Dtype::Bf16, GROUP_QUERY, BF16),
             cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
-        form: Form { matrices: N_BITS, norms: NormForm::Fused },
+        form: Form { matrices: N_BITS, others: FUSED },
         accuracy_level: 0,
         provider_options: &[("cuda", &[])],
         capture: Some(Capture {
@@ -148,6 +159,94 @@ pub const TARGETS: &[Target] = &[
         }),
         product_options: &[("enable_cuda_fpa_intb_gemm", "ep.cuda.fpa_intb_gemm")],
     },
+    Target {
+        provider: "dml",
+        aliases: &[],
+        cells: &[
+            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY_OF_ROTATED, FP32),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY_OF_ROTATED, FP16),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY_OF_ROTATED, QUANTIZED),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY_OF_ROTATED, QUANTIZED),
+        ],
+        // Without zero points its kernel takes codes for numbers from zero on.
+        form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED },
+        accuracy_level: 0,
+        provider_options: &[("dml", &[])],
+        capture: Some(Capture {
+            option: "enable_dml_graph",
+            provider_options: [&[("enable_graph_capture", "0")], &[("enable_graph_capture", "1")]],
+            default: true,
+        }),
+        product_options: &[],
+    },
+    Target {
+        provider: "webgpu",
+        aliases: &[],
+        cells: &[
+            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY, FP32),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+        ],
+        form: Form { matrices: N_BITS, others: FUSED },
+        accuracy_level: 4,
+        provider_options: &[("webgpu", &[])],
+        capture: Some(Capture {
+            option: "enable_webgpu_graph",
+            provider_options: [
+                &[("enableGraphCapture", "0"), ("validationMode", "basic")],
+                &[("enableGraphCapture", "1"), ("validationMode", "disabled")],
+            ],
+            default: false,
+        }),
+        product_options: &[],
+    },
+    Target {
+        provider: "NvTensorRtRtx",
+        aliases: &["trt-rtx"],
+        cells: &[
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
+            cell(Precision::Bf16, Dtype::Bf16, GROUP_QUERY, BF16),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
+        ],
+        form: STANDARD,
+        accuracy_level: 0,
+        provider_options: &[("NvTensorRtRtx", &[])],
+        capture: Some(Capture {
+            option: "enable_cuda_graph",
+            provider_options: [&[("enable_cuda_graph", "0")], &[("enable_cuda_graph", "1")]],
+            default: true,
+        }),
+        product_options: &[],
+    },
+    Target {
+        provider: "openvino",
+        aliases: &[],
+        cells: STANDARD_CELLS,
+        form: STANDARD,
+        accuracy_level: 0,
+        provider_options: &[("openvino", &[])],
+        capture: None,
+        product_options: &[],
+    },
+    // Any runtime that knows the standard's operators.
+    Target {
+        provider: "onnx",
+        aliases: &[],
+        cells: STANDARD_CELLS,
+        form: STANDARD,
+        accuracy_level: 0,
+        provider_options: &[],
+        capture: None,
+        product_options: &[],
+    },
+];
+
+const STANDARD_CELLS: &[Cell] = &[
+    cell(Precision::Fp32, Dtype::F32, AttentionForm::Standard, FP32),
+    cell(Precision::Fp16, Dtype::F16, AttentionForm::Standard, FP16),
+    cell(Precision::Int8, Dtype::F32, AttentionForm::Standard, QUANTIZED),
+    cell(Precision::Int4, Dtype::F32, AttentionForm::Standard, QUANTIZED),
 ];
 
 impl Target {
@@ -211,9 +310,9 @@ mod tests {
 
     #[test]
     fn a_pair_without_kernels_is_refused_with_the_pairs_that_work() {
-        let error = Target::find("cuda").unwrap().expect_cell(Precision::Fp32).unwrap_err();
-        assert_eq!(error.to_string(), "cuda has no fp32 kernels for a decoder");
-        assert_eq!(error.hint().unwrap(), "cuda runs fp16, bf16, int8, int4; fp32 runs on cpu");
+        let error = Target::find("cpu").unwrap().expect_cell(Precision::Bf16).unwrap_err();
+        assert_eq!(error.to_string(), "cpu has no bf16 kernels for a decoder");
+        assert_eq!(error.hint().unwrap(), "cpu runs fp32, fp16, int8, int4; bf16 runs on cuda, NvTensorRtRtx");
         assert!(Target::find("tpu").unwrap_err().hint().unwrap().contains("cpu, cuda"));
     }
 }

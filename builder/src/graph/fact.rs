@@ -11,6 +11,11 @@ pub enum Dtype {
     I64,
     I32,
     U8,
+    I8,
+    /// Two to a byte, the first in the low half, without gaps between rows.
+    U4,
+    /// The same, two's complement.
+    I4,
     Bool,
 }
 
@@ -52,14 +57,20 @@ impl Fact {
 }
 
 impl Dtype {
-    /// Bytes of one element.
-    pub fn bytes(self) -> u64 {
+    /// Bits of one element.
+    pub fn bits(self) -> u64 {
         match self {
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::Bf16 => 2,
-            Self::I64 => 8,
-            Self::U8 | Self::Bool => 1,
+            Self::I64 => 64,
+            Self::F32 | Self::I32 => 32,
+            Self::F16 | Self::Bf16 => 16,
+            Self::U8 | Self::I8 | Self::Bool => 8,
+            Self::U4 | Self::I4 => 4,
         }
+    }
+
+    /// Bytes of one element of a dtype whose elements are whole bytes.
+    pub fn bytes(self) -> u64 {
+        self.bits() / 8
     }
 
     /// The name in `onnx.TensorProto.DataType`.
@@ -71,6 +82,9 @@ impl Dtype {
             Self::I64 => "INT64",
             Self::I32 => "INT32",
             Self::U8 => "UINT8",
+            Self::I8 => "INT8",
+            Self::U4 => "UINT4",
+            Self::I4 => "INT4",
             Self::Bool => "BOOL",
         }
     }

@@ -36,11 +36,14 @@ pub fn to_model(graph: &Graph, slots: &[Slot], data_file: &str) -> ModelProto {
     let inner = graph.nodes.iter().flat_map(|node| node.outputs.iter().flatten());
     let inner = inner.filter(|value| !graph.outputs.contains(value)).map(|value| value_info(graph, *value));
     let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+    // A graph of standard operators alone loads where no others are known.
+    let standard = graph.nodes.iter().all(|node| node.domain.is_empty());
+    let opsets = std::iter::once(opset("", OPSET)).chain((!standard).then(|| opset(MICROSOFT, 1)));
     ModelProto {
         ir_version: Some(IR_VERSION),
         producer_name: Some("genai-build".to_owned()),
         producer_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        opset_import: vec![opset("", OPSET), opset(MICROSOFT, 1)],
+        opset_import: opsets.collect(),
         graph: Some(GraphProto {
             name: Some("main_graph".to_owned()),
             node: graph.nodes.iter().map(|node| node_proto(node, &named)).collect(),
@@ -156,6 +159,9 @@ fn data_type(dtype: Dtype) -> i32 {
         Dtype::I64 => DataType::Int64,
         Dtype::I32 => DataType::Int32,
         Dtype::U8 => DataType::Uint8,
+        Dtype::I8 => DataType::Int8,
+        Dtype::U4 => DataType::Uint4,
+        Dtype::I4 => DataType::Int4,
         Dtype::Bool => DataType::Bool,
     };
     kind.into()

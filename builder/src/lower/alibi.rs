@@ -20,10 +20,11 @@ use crate::{
     },
 };
 
+const PATH: &str = "/model/alibi";
+
 impl Lowering<'_> {
     /// Makes the bias, if any layer uses it.
     pub(super) fn alibi_bias(&mut self, input_ids: Value, lengths: &Lengths) -> Result<()> {
-        const PATH: &str = "/model/alibi";
         let mut biased = self.spec.layers.iter().filter_map(|layer| {
             let Mixer::Attention(attention) = &layer.mixer;
             let Position::Alibi(alibi) = attention.position else { return None };
@@ -33,6 +34,33 @@ impl Lowering<'_> {
         if biased.any(|other| other != first) {
             return Err(Error::graph(PATH, "layers differ in the biases of their heads"));
         }
+        let at = |part: &str| format!("{PATH}/{part}");
+        let (keys, queries) = match lengths.places {
+            Some(places) => self.float_places(PATH, places)?,
+            None => self.columns(input_ids, lengths)?,
+        };
+        let graph = &mut self.graph;
+        let slopes = graph.constant(Constant::Floats {
+            values: alibi_slopes(num_heads).iter().map(|slope| alibi.scale * slope).collect(),
+            dims: vec![1, num_heads, 1, 1],
+        })?;
+        let bias = match alibi.rounding {
+            AlibiRounding::None => {
+                let distances = graph.add(&at("distances/Sub"), &Sub(keys, queries))?;
+                graph.add(&at("Mul"), &Mul(slopes, distances))?
+            }
+            AlibiRounding::Bfloat16 => {
+                let lowered = graph.add(&at("queries/Mul"), &Mul(slopes, queries))?;
+                let raised = self.rounded_key_bias(&at("keys"), alibi, num_heads, keys)?;
+                self.graph.add(&at("Sub"), &Sub(raised, lowered))?
+            }
+        };
+        self.alibi = Some(self.in_activation_dtype(PATH, bias)?);
+        Ok(())
+    }
+
+    /// Columns of the keys, f32 `[total]`, and of the queries, `[sequence, 1]`.
+    fn columns(&mut self, input_ids: Value, lengths: &Lengths) -> Result<(Value, Value)> {
         let graph = &mut self.graph;
         let at = |part: &str| format!("{PATH}/{part}");
         let total = Cast { input: lengths.total_sequence_length, to: Dtype::F32 };
@@ -51,23 +79,7 @@ impl Lowering<'_> {
         let axes = graph.constant(Constant::Int64s(vec![1]))?;
         let queries = Unsqueeze { input: queries, axes, place: Place::End };
         let queries = graph.add(&at("queries/Unsqueeze"), &queries)?;
-        let slopes = graph.constant(Constant::Floats {
-            values: alibi_slopes(num_heads).iter().map(|slope| alibi.scale * slope).collect(),
-            dims: vec![1, num_heads, 1, 1],
-        })?;
-        let bias = match alibi.rounding {
-            AlibiRounding::None => {
-                let distances = graph.add(&at("distances/Sub"), &Sub(keys, queries))?;
-                graph.add(&at("Mul"), &Mul(slopes, distances))?
-            }
-            AlibiRounding::Bfloat16 => {
-                let lowered = graph.add(&at("queries/Mul"), &Mul(slopes, queries))?;
-                let raised = self.rounded_key_bias(&at("keys"), alibi, num_heads, keys)?;
-                self.graph.add(&at("Sub"), &Sub(raised, lowered))?
-            }
-        };
-        self.alibi = Some(self.in_activation_dtype(PATH, bias)?);
-        Ok(())
+        Ok((keys, queries))
     }
 
     /// `scale * bf16(bf16(slope) * bf16(key))`, f32 `[1, heads, 1, keys]`.

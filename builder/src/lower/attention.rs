@@ -29,7 +29,6 @@ impl Lowering<'_> {
         past: (Value, Value),
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
-        let &Attention { num_heads, num_kv_heads, .. } = attention;
         let modules: Vec<_> = std::iter::once(&attention.q).chain(attention.key_value.linears()).collect();
         let projection = if modules.len() == 1 { format!("{path}/q_proj") } else { format!("{path}/qkv_proj") };
         let mut qkv = self.linear(&projection, Role::QkvProj, input, &modules)?;
@@ -42,13 +41,38 @@ impl Lowering<'_> {
             false => (qkv, None),
             true => self.heads(path, attention, qkv, rotation)?,
         };
-        let key_value = match attention.key_value {
-            KeyValue::OfLayer(source) => Some(self.keys_of(path, source)?),
-            KeyValue::Own { .. } | KeyValue::Same(_) => key_value,
+        let (key_value, past) = match (&attention.key_value, self.settings.attention) {
+            (KeyValue::OfLayer(source), AttentionForm::GroupQuery { .. }) => (Some(self.keys_of(path, *source)?), past),
+            (KeyValue::OfLayer(source), AttentionForm::Standard) => (None, self.present_of(path, *source)?),
+            (KeyValue::Own { .. } | KeyValue::Same(_), _) => (key_value, past),
         };
         if let Some(key_value) = key_value {
             self.keys.insert(index, key_value);
         }
+        let (mixed, present) = match self.settings.attention {
+            AttentionForm::Standard => {
+                self.standard_attention(path, attention, query, key_value, past, lengths.places)?
+            }
+            AttentionForm::GroupQuery { .. } => {
+                self.group_query_attention(path, attention, (query, key_value), past, rotation, lengths)?
+            }
+        };
+        self.presents.insert(index, present);
+        let output = self.linear(&format!("{path}/o_proj"), Role::OProj, mixed, &[&attention.o])?;
+        Ok((output, present))
+    }
+
+    /// Attention by the fused op; `past` and present are those of the layer's cache.
+    fn group_query_attention(
+        &mut self,
+        path: &str,
+        attention: &Attention,
+        (query, key_value): (Value, Option<(Value, Value)>),
+        past: (Value, Value),
+        rotation: Option<Rotation>,
+        lengths: &Lengths,
+    ) -> Result<(Value, (Value, Value))> {
+        let &Attention { num_heads, num_kv_heads, .. } = attention;
         let op = GroupQueryAttention {
             query,
             key_value,
@@ -68,8 +92,7 @@ impl Lowering<'_> {
         let name = format!("{path}/GroupQueryAttention");
         let outputs = self.graph.wire(&name, &name, &op)?;
         let mixed = self.unpadded(&format!("{path}/unpad"), outputs[0], attention)?;
-        let output = self.linear(&format!("{path}/o_proj"), Role::OProj, mixed, &[&attention.o])?;
-        Ok((output, (outputs[1], outputs[2])))
+        Ok((mixed, (outputs[1], outputs[2])))
     }
 
     /// The new keys and values of an earlier layer, as they go into its attention op. A second op that is given them and
@@ -79,8 +102,14 @@ impl Lowering<'_> {
         keys.ok_or_else(|| Error::graph(path, format!("layer {layer} has no keys of its own before this one")))
     }
 
+    /// The cache of an earlier layer with what it has made new.
+    fn present_of(&self, path: &str, layer: usize) -> Result<(Value, Value)> {
+        let present = self.presents.get(&layer).copied();
+        present.ok_or_else(|| Error::graph(path, format!("layer {layer} has no cache before this one")))
+    }
+
     /// What the layer adds to its scores: for the distance, or to hide blocks.
-    fn attention_bias(&self, attention: &Attention, path: &str) -> Result<Option<Value>> {
+    pub(super) fn attention_bias(&self, attention: &Attention, path: &str) -> Result<Option<Value>> {
         match (attention.position, attention.blocks) {
             (Position::Alibi(_), _) => self.alibi_bias_of(path).map(Some),
             (Position::Rope(_) | Position::None, Some(blocks)) => {
@@ -102,7 +131,8 @@ impl Lowering<'_> {
     /// Whether q and k are to be worked on between the linear and the attention op.
     fn works_on_heads(&self, index: usize, attention: &Attention) -> bool {
         let rotates_outside = matches!(attention.position, Position::Rope(_)) && !self.rotates_inside(attention);
-        attention.q_norm.is_some()
+        self.settings.attention == AttentionForm::Standard
+            || attention.q_norm.is_some()
             || attention.k_norm.is_some()
             || attention.v_norm.is_some()
             || !matches!(attention.key_value, KeyValue::Own { .. })

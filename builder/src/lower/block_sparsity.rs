@@ -10,7 +10,7 @@
 
 use genai_architectures::{BlockSparsity, Mixer, Position};
 
-use super::{Lowering, mask::Lengths};
+use super::{Lowering, mask::Lengths, standard_attention::Places};
 use crate::{
     Error, Result,
     graph::{
@@ -66,12 +66,44 @@ impl Lowering<'_> {
         let graph = &mut self.graph;
         let at = |part: &str| format!("{path}/{part}");
         let size = graph.constant(Constant::Int64(size as i64))?;
-        let (zero, one) = (graph.constant(Constant::Int64(0))?, graph.constant(Constant::Int64(1))?);
+        let zero = graph.constant(Constant::Int64(0))?;
 
+        let (keys, queries) = match lengths.places {
+            Some(Places { keys, queries, .. }) => (keys, queries),
+            None => self.row_places(path, input_ids, lengths)?,
+        };
+        let graph = &mut self.graph;
+        let key_blocks = graph.add(&at("keys/Div"), &Div(keys, size))?;
+        let query_blocks = graph.add(&at("queries/Div"), &Div(queries, size))?;
+
+        let behind = graph.add(&at("behind/Sub"), &Sub(query_blocks, key_blocks))?;
+        let nearest = graph.constant(Constant::Int64(local as i64 - 1))?;
+        let far = graph.add(&at("behind/Greater"), &Greater(behind, nearest))?;
+        let far = graph.add(&at("behind/Cast"), &Cast { input: far, to: dtype })?;
+
+        let heads = if head_step == 0 { 1 } else { num_heads };
+        let offsets = (0..heads).map(|head| ((head * head_step + 1) % stride) as i64).collect();
+        let offsets = graph.constant(Constant::Int64s(offsets))?;
+        let target = graph.constant(Constant::Int64s(vec![-1, 1, 1]))?;
+        let shape = vec![Dim::Known(heads as u64), Dim::Known(1), Dim::Known(1)];
+        let offsets = graph.add(&at("heads/Reshape"), &Reshape { input: offsets, target, shape })?;
+        let turns = graph.add(&at("heads/Add"), &Add(key_blocks, offsets))?;
+        let stride = graph.constant(Constant::Int64(stride as i64))?;
+        let rest = graph.add(&at("heads/Mod"), &Mod(turns, stride))?;
+        let skipped = graph.add(&at("heads/Greater"), &Greater(rest, zero))?;
+        let skipped = graph.add(&at("heads/Cast"), &Cast { input: skipped, to: dtype })?;
+        let skipped = graph.add(&at("heads/Mul"), &Mul(skipped, hidden))?;
+        graph.add(&at("Mul"), &Mul(far, skipped))
+    }
+
+    /// Where keys stand in a row, int64 `[total]`, and queries, `[batch, 1, sequence, 1]`.
+    fn row_places(&mut self, path: &str, input_ids: Value, lengths: &Lengths) -> Result<(Value, Value)> {
+        let graph = &mut self.graph;
+        let at = |part: &str| format!("{path}/{part}");
+        let (zero, one) = (graph.constant(Constant::Int64(0))?, graph.constant(Constant::Int64(1))?);
         let total = graph.add(&at("total/Cast"), &Cast { input: lengths.total_sequence_length, to: Dtype::I64 })?;
         let keys = Range { start: zero, limit: total, delta: one, length: "total_sequence_length" };
         let keys = graph.add(&at("keys/Range"), &keys)?;
-        let key_blocks = graph.add(&at("keys/Div"), &Div(keys, size))?;
 
         let shape = graph.add(&at("sequence/Shape"), &Shape(input_ids))?;
         let sequence = graph.add(&at("sequence/Gather"), &Gather { data: shape, indices: one })?;
@@ -87,26 +119,7 @@ impl Lowering<'_> {
         let queries = graph.add(&at("queries/Add"), &Add(past, steps))?;
         let axes = graph.constant(Constant::Int64s(vec![3]))?;
         let queries = Unsqueeze { input: queries, axes, place: Place::End };
-        let queries = graph.add(&at("queries/Unsqueeze"), &queries)?;
-        let query_blocks = graph.add(&at("queries/Div"), &Div(queries, size))?;
-
-        let behind = graph.add(&at("behind/Sub"), &Sub(query_blocks, key_blocks))?;
-        let nearest = graph.constant(Constant::Int64(local as i64 - 1))?;
-        let far = graph.add(&at("behind/Greater"), &Greater(behind, nearest))?;
-        let far = graph.add(&at("behind/Cast"), &Cast { input: far, to: dtype })?;
-
-        let heads = if head_step == 0 { 1 } else { num_heads };
-        let offsets = (0..heads).map(|head| ((head * head_step + 1) % stride) as i64).collect();
-        let offsets = graph.constant(Constant::Int64s(offsets))?;
-        let shape = vec![Dim::Known(heads as u64), Dim::Known(1), Dim::Known(1)];
-        let offsets = graph.add(&at("heads/Reshape"), &Reshape { input: offsets, target, shape })?;
-        let turns = graph.add(&at("heads/Add"), &Add(key_blocks, offsets))?;
-        let stride = graph.constant(Constant::Int64(stride as i64))?;
-        let rest = graph.add(&at("heads/Mod"), &Mod(turns, stride))?;
-        let skipped = graph.add(&at("heads/Greater"), &Greater(rest, zero))?;
-        let skipped = graph.add(&at("heads/Cast"), &Cast { input: skipped, to: dtype })?;
-        let skipped = graph.add(&at("heads/Mul"), &Mul(skipped, hidden))?;
-        graph.add(&at("Mul"), &Mul(far, skipped))
+        Ok((keys, graph.add(&at("queries/Unsqueeze"), &queries)?))
     }
 
     /// The bias of a layer with these blocks.

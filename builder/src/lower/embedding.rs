@@ -15,9 +15,10 @@ use crate::{
     Error, Result, Role,
     graph::{
         Constant, Dtype, Value,
-        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, Min, Mul, Tanh},
+        ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, MatMul, Min, Mul, Tanh, Transpose},
     },
     plan::{Job, Rows, Segment, Sink, Source},
+    target::{MatrixForm, OperatorForm},
 };
 
 const HEAD: &str = "/lm_head";
@@ -69,9 +70,9 @@ impl Lowering<'_> {
         let tensor = spec.embedding.weight();
         self.tensors.whole(&tensor, &[n, k]);
         let segments = vec![Segment { source: Source::Rows { tensor, first: 0 }, rows: n }];
-        let shared_scheme = match &spec.lm_head {
-            LmHead::Tied => self.settings.recipe.scheme(Role::LmHead),
-            LmHead::Own(_) => None,
+        let shared_scheme = match (&spec.lm_head, self.settings.form.matrices) {
+            (LmHead::Tied, MatrixForm::NBits { .. }) => self.settings.recipe.scheme(Role::LmHead),
+            (LmHead::Tied, MatrixForm::Qdq) | (LmHead::Own(_), _) => None,
         };
         if let Some(scheme) = shared_scheme {
             let matrix = self.quantized(HEAD, segments, k, scheme)?;
@@ -120,9 +121,7 @@ impl Lowering<'_> {
         let logits = match (&spec.lm_head, table) {
             (LmHead::Own(linear), _) => self.linear(HEAD, Role::LmHead, hidden, &[linear])?,
             (LmHead::Tied, Table::Quantized(matrix)) => self.quantized_matmul(HEAD, hidden, matrix)?,
-            (LmHead::Tied, Table::Float(table)) => {
-                self.graph.add(&format!("{HEAD}/MatMul"), &FusedMatMul { a: hidden, b: *table })?
-            }
+            (LmHead::Tied, Table::Float(table)) => self.tied_head(hidden, *table)?,
         };
         let logits = self.transformed(logits)?;
         let logits = match self.dtype {
@@ -130,6 +129,25 @@ impl Lowering<'_> {
             _ => logits,
         };
         if spec.masked_tokens.is_empty() { Ok(logits) } else { self.masked(logits) }
+    }
+
+    /// The product with the table, `[vocab, hidden]`. Standard operators have none that looks up rows of integers, so
+    /// with them a quantized head is stored apart from the table.
+    fn tied_head(&mut self, hidden: Value, table: Value) -> Result<Value> {
+        if let Some(scheme) = self.settings.recipe.scheme(Role::LmHead) {
+            let rows = self.spec.vocab_size;
+            let segments =
+                vec![Segment { source: Source::Rows { tensor: self.spec.embedding.weight(), first: 0 }, rows }];
+            return self.dequantized_matmul(HEAD, hidden, segments, self.spec.hidden_size, scheme);
+        }
+        match self.settings.form.others {
+            OperatorForm::Fused => self.graph.add(&format!("{HEAD}/MatMul"), &FusedMatMul { a: hidden, b: table }),
+            OperatorForm::Standard => {
+                let weight = Transpose { input: table, order: vec![1, 0] };
+                let weight = self.graph.add(&format!("{HEAD}/Transpose"), &weight)?;
+                self.graph.add(&format!("{HEAD}/MatMul"), &MatMul { a: hidden, b: weight })
+            }
+        }
     }
 
     /// Logits with the lowest finite number for the tokens that the model never gives.

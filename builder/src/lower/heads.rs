@@ -13,6 +13,7 @@ use crate::{
         Constant, Dim, Dtype, Value,
         ops::{Add, Cast, Div, Floor, Log, Mul, Pad, Place, Reshape, RotaryEmbedding, Rotation, Split, Unsqueeze},
     },
+    target::AttentionForm,
 };
 
 impl Lowering<'_> {
@@ -162,6 +163,9 @@ impl Lowering<'_> {
         let Position::Rope(rope) = attention.position else { return Ok(input) };
         let dim = self.spec.rope(rope).dim;
         let partial = (dim != attention.head_dim).then_some(dim);
+        if self.settings.attention == AttentionForm::Standard {
+            return self.standard_rotation(path, input, num_heads, attention, dim, rotation);
+        }
         let op = RotaryEmbedding { input, position_ids: self.positions()?, rotation, num_heads, partial };
         self.graph.add(&format!("{path}/RotaryEmbedding"), &op)
     }

@@ -17,6 +17,7 @@ use crate::{
         ops::{Add, Gather, Greater, Mul, Split, Where},
     },
     plan::{Job, Rows, Segment, Sink, Source},
+    target::MatrixForm,
 };
 
 const PATH: &str = "/model/per_layer_inputs";
@@ -68,7 +69,8 @@ impl Lowering<'_> {
         self.tensors.whole(&tensor, &[n, k]);
         let segments = vec![Segment { source: Source::Rows { tensor, first: 0 }, rows: n }];
         let name = "model.embed_tokens_per_layer.weight";
-        if let Some(scheme) = self.settings.recipe.scheme(Role::LayerInputTable) {
+        let n_bits = matches!(self.settings.form.matrices, MatrixForm::NBits { .. });
+        if let Some(scheme) = self.settings.recipe.scheme(Role::LayerInputTable).filter(|_| n_bits) {
             let matrix = self.quantized_as(name, segments, k, scheme, &[scheme.code_bytes_per_row(k)])?;
             return self.gather_quantized(TABLE, indices, matrix.codes, &matrix);
         }

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! x ─► MatMul (float [k, n]) or MatMulNBits (codes, scales, zero points) ─► Add bias, where there is one
+//!
+//! codes [n, k] ─► DequantizeLinear ─► (Slice) ─► Transpose ─► MatMul          in standard operators
 //! ```
 
 use std::ops::Range;
@@ -14,9 +16,10 @@ use crate::{
     Result, Role,
     graph::{
         Dtype, Value,
-        ops::{Add, MatMul, MatMulNBits},
+        ops::{Add, DequantizeLinear, MatMul, MatMulNBits, Transpose},
     },
-    plan::{Job, Rows, Segment, Sink, Source},
+    plan::{CodeLayout, Job, Rows, Segment, Sink, Source},
+    target::MatrixForm,
 };
 
 /// A quantized matrix in the graph.
@@ -38,10 +41,13 @@ impl Lowering<'_> {
         let segments = modules.iter().flat_map(|module| self.weight_segments(module)).collect();
         let product = match self.settings.recipe.scheme(role) {
             None => self.float_matmul(path, input, segments, k)?,
-            Some(scheme) => {
-                let matrix = self.quantized(path, segments, k, scheme)?;
-                self.quantized_matmul(path, input, &matrix)?
-            }
+            Some(scheme) => match self.settings.form.matrices {
+                MatrixForm::NBits { .. } => {
+                    let matrix = self.quantized(path, segments, k, scheme)?;
+                    self.quantized_matmul(path, input, &matrix)?
+                }
+                MatrixForm::Qdq => self.dequantized_matmul(path, input, segments, k, scheme)?,
+            },
         };
         if modules.iter().any(|module| module.bias) { self.bias(path, product, modules) } else { Ok(product) }
     }
@@ -110,17 +116,21 @@ impl Lowering<'_> {
         let codes_name = format!("{name}_Q{}", scheme.bits());
         let (codes, codes_slot) = self.stored(&codes_name, Dtype::U8, &[&[n], row].concat())?;
         let (scales, scales_slot) = self.stored(&format!("{name}_scales"), self.dtype, &[n, blocks])?;
-        let zero_point_bytes = scheme.zero_point_bytes_per_row(k);
-        let zero_points = if scheme.is_symmetric() {
-            None
-        } else {
-            Some(self.stored(&format!("{name}_zero_points"), Dtype::U8, &[n, zero_point_bytes])?)
+        let layout = match self.settings.form.matrices {
+            MatrixForm::NBits { explicit_zero_points: true } => CodeLayout::BlocksWithZeroPoints,
+            MatrixForm::NBits { explicit_zero_points: false } | MatrixForm::Qdq => CodeLayout::Blocks,
+        };
+        let [_, zero_point_bytes] = layout.bytes_of_rows(scheme, k, 1);
+        let zero_points = match zero_point_bytes {
+            0 => None,
+            bytes => Some(self.stored(&format!("{name}_zero_points"), Dtype::U8, &[n, bytes])?),
         };
         let scale_dtype = self.scale_dtype()?;
         let row_bytes = blocks * (block_bytes + scale_dtype.size()) + zero_point_bytes;
         self.count(n * k, n * row_bytes);
         let sink = Sink::Blocks {
             scheme,
+            layout,
             scale_dtype,
             codes: codes_slot,
             scales: scales_slot,
@@ -146,6 +156,54 @@ impl Lowering<'_> {
         let name = format!("{path}/MatMul_Q{}", matrix.scheme.bits());
         let outputs = self.graph.wire(&name, &format!("{path}/MatMul"), &op)?;
         Ok(outputs[0])
+    }
+
+    /// The product with a matrix whose codes are a tensor like any other.
+    pub(super) fn dequantized_matmul(
+        &mut self,
+        path: &str,
+        input: Value,
+        segments: Vec<Segment>,
+        k: usize,
+        scheme: IntScheme,
+    ) -> Result<Value> {
+        let name = format!("{}.MatMul.weight", dotted(path));
+        let (n, blocks) = (segments.iter().map(|segment| segment.rows).sum(), scheme.blocks(k));
+        let width = blocks * scheme.block_size();
+        let dtype = match (scheme.bits(), scheme.is_symmetric()) {
+            (4, true) => Dtype::I4,
+            (4, false) => Dtype::U4,
+            (_, true) => Dtype::I8,
+            (_, false) => Dtype::U8,
+        };
+        let (codes, codes_slot) = self.stored(&format!("{name}_DQ_Q{}", scheme.bits()), dtype, &[n, width])?;
+        let (scales, scales_slot) = self.stored(&format!("{name}_DQ_scales"), self.dtype, &[n, blocks])?;
+        let zero_points = match scheme.is_symmetric() {
+            true => None,
+            false => Some(self.stored(&format!("{name}_DQ_zero_points"), dtype, &[n, blocks])?),
+        };
+        let (layout, scale_dtype) = (CodeLayout::Flat, self.scale_dtype()?);
+        let [code_bytes, zero_point_bytes] = layout.bytes_of_rows(scheme, k, n);
+        self.count(n * k, code_bytes + zero_point_bytes + n * blocks * scale_dtype.size());
+        let sink = Sink::Blocks {
+            scheme,
+            layout,
+            scale_dtype,
+            codes: codes_slot,
+            scales: scales_slot,
+            zero_points: zero_points.map(|(_, slot)| slot),
+        };
+        self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k, sink });
+        let zero_points = zero_points.map(|(value, _)| value);
+        let op = DequantizeLinear { codes, scales, zero_points, block_size: scheme.block_size() };
+        let mut weight = self.graph.add(&format!("{path}/DequantizeLinear"), &op)?;
+        if width > k {
+            // Not every runtime takes a last block that is shorter than the others.
+            weight = self.stretch(&format!("{path}/blocks/Slice"), weight, 1, 0..k)?;
+        }
+        let weight = Transpose { input: weight, order: vec![1, 0] };
+        let weight = self.graph.add(&format!("{path}/Transpose"), &weight)?;
+        self.graph.add(&format!("{path}/MatMul"), &MatMul { a: input, b: weight })
     }
 
     /// Biases side by side, zeros for a module that has none.

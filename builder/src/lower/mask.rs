@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 
 use genai_architectures::Mixer;
 
-use super::Lowering;
+use super::{Lowering, standard_attention::Places};
 use crate::{
     Result,
     graph::{
         Constant, Dim, Dtype, Fact, Value,
         ops::{Cast, Gather, ReduceSum, Shape, Sub},
     },
+    target::AttentionForm,
 };
 
 pub(super) struct Lengths {
@@ -23,6 +24,8 @@ pub(super) struct Lengths {
     pub(super) seqlens_k: Value,
     /// int32 scalar: columns of the mask.
     pub(super) total_sequence_length: Value,
+    /// Where tokens stand, where attention is in standard operators.
+    pub(super) places: Option<Places>,
 }
 
 impl Lowering<'_> {
@@ -37,7 +40,11 @@ impl Lowering<'_> {
         let total = self.graph.add(&format!("{PATH}/Gather"), &Gather { data: shape, indices: column })?;
         let total_sequence_length =
             self.graph.add(&format!("{PATH}/Gather/Cast"), &Cast { input: total, to: Dtype::I32 })?;
-        Ok(Lengths { seqlens_k, total_sequence_length })
+        let places = match self.settings.attention {
+            AttentionForm::GroupQuery { .. } => None,
+            AttentionForm::Standard => Some(self.places(attention_mask)?),
+        };
+        Ok(Lengths { seqlens_k, total_sequence_length, places })
     }
 
     /// The inputs `past_key_values.{i}.key` of all caches, then those of the values, by the layers that have one; `i`

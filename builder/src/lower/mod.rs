@@ -20,6 +20,8 @@ mod mask;
 mod mlp;
 mod norm;
 mod rotary;
+mod standard_attention;
+mod standard_rotary;
 mod streams;
 mod tensors;
 
@@ -55,6 +57,9 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         block_biases: Vec::new(),
         query_scales: BTreeMap::new(),
         keys: BTreeMap::new(),
+        presents: BTreeMap::new(),
+        rotary_rows: BTreeMap::new(),
+        visibilities: BTreeMap::new(),
         layer_inputs: Vec::new(),
         casts: BTreeMap::new(),
     };
@@ -94,6 +99,12 @@ struct Lowering<'a> {
     query_scales: BTreeMap<(u32, usize), Value>,
     /// New keys and values of the layers so far, where they stand on their own before attention.
     keys: BTreeMap<usize, (Value, Value)>,
+    /// Presents of the layers so far.
+    presents: BTreeMap<usize, (Value, Value)>,
+    /// Cosines and sines of the tokens, by the cosines of the table.
+    rotary_rows: BTreeMap<Value, (Value, Value)>,
+    /// Biases that hide what is not seen, by the window.
+    visibilities: BTreeMap<Option<usize>, Value>,
     /// The input of each layer's own.
     layer_inputs: Vec<Value>,
     /// Constants in the dtype of activations, by the name of the node that makes them.
@@ -148,9 +159,9 @@ impl Lowering<'_> {
     /// Adds an initializer of one slot whose bytes the caller's job writes.
     fn stored(&mut self, name: &str, dtype: Dtype, dims: &[usize]) -> Result<(Value, usize)> {
         let dims: Vec<u64> = dims.iter().map(|dim| *dim as u64).collect();
-        let bytes = dims.iter().try_fold(dtype.bytes(), |product, dim| product.checked_mul(*dim));
-        let bytes = bytes.ok_or_else(|| Error::graph(name, "the tensor is too large"))?;
-        let slot = self.layout.reserve(bytes);
+        let bits = dims.iter().try_fold(dtype.bits(), |product, dim| product.checked_mul(*dim));
+        let bits = bits.ok_or_else(|| Error::graph(name, "the tensor is too large"))?;
+        let slot = self.layout.reserve(bits.div_ceil(8));
         Ok((self.graph.initializer(name, dtype, &dims, slot)?, slot))
     }
 

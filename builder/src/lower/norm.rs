@@ -4,6 +4,13 @@
 //! residual ──► (Simplified)LayerNormalization ─► normed
 //! residual, update ─► Skip(Simplified)LayerNormalization ─► normed, residual + update
 //! ```
+//!
+//! In standard operators the sum is an `Add`, and an RMS norm, in f32 whatever its input is:
+//!
+//! ```text
+//! x ─► (Cast) ─┬─► Mul x ─► ReduceMean ─► Add eps ─► Sqrt ─► Div ─► (Cast) ─► Mul weight
+//!              └──────────────────────────────────────────────┘
+//! ```
 
 use genai_architectures::{Norm, NormKind, NormWeight};
 
@@ -11,12 +18,13 @@ use super::{Lowering, linear::dotted};
 use crate::{
     Result,
     graph::{
-        Dtype, Value,
+        Constant, Dtype, Value,
         ops::{
-            Add, LayerNormalization, SimplifiedLayerNormalization, SkipLayerNormalization,
-            SkipSimplifiedLayerNormalization,
+            Add, Div, LayerNormalization, Mul, ReduceMean, SimplifiedLayerNormalization, SkipLayerNormalization,
+            SkipSimplifiedLayerNormalization, Sqrt,
         },
     },
+    target::OperatorForm,
 };
 
 /// The residual stream between two parts: what has been added up, and what is still to be added.
@@ -92,18 +100,39 @@ impl Lowering<'_> {
         bias: Option<Value>,
     ) -> Result<Value> {
         let epsilon = norm.eps;
-        let outputs = match norm.kind {
-            NormKind::Rms => {
+        let outputs = match (norm.kind, self.settings.form.others) {
+            (NormKind::Rms, OperatorForm::Fused) => {
                 self.graph.wire(name, output_path, &SimplifiedLayerNormalization { input, scale, epsilon })?
             }
-            NormKind::Layer => {
+            (NormKind::Rms, OperatorForm::Standard) => return self.rms_norm(name, input, scale, epsilon),
+            (NormKind::Layer, _) => {
                 self.graph.wire(name, output_path, &LayerNormalization { input, scale, bias, epsilon })?
             }
         };
         Ok(outputs[0])
     }
 
+    /// `x / sqrt(mean(x * x) + epsilon) * scale`
+    fn rms_norm(&mut self, path: &str, input: Value, scale: Value, epsilon: f32) -> Result<Value> {
+        let at = |part: &str| format!("{path}/{part}");
+        let dtype = self.graph.fact(input).dtype;
+        let wide = self.cast(&at("input"), input, Dtype::F32)?;
+        let axes = self.graph.constant(Constant::Int64s(vec![-1]))?;
+        let epsilon = self.graph.constant(Constant::Float(epsilon))?;
+        let square = self.graph.add(&at("square/Mul"), &Mul(wide, wide))?;
+        let mean = self.graph.add(&at("ReduceMean"), &ReduceMean { input: square, axes })?;
+        let sum = self.graph.add(&at("Add"), &Add(mean, epsilon))?;
+        let root = self.graph.add(&at("Sqrt"), &Sqrt(sum))?;
+        let normed = self.graph.add(&at("Div"), &Div(wide, root))?;
+        let normed = self.cast(&at("normed"), normed, dtype)?;
+        self.graph.add(&at("Mul"), &Mul(normed, scale))
+    }
+
     fn skip_norm(&mut self, input: Value, skip: Value, norm: &Norm, path: &str, sum: bool) -> Result<Vec<Value>> {
+        if self.settings.form.others == OperatorForm::Standard {
+            let residual = self.graph.add(&format!("{path}/Add"), &Add(input, skip))?;
+            return Ok(vec![self.norm_alone(residual, norm, path)?, residual]);
+        }
         let dtype = self.graph.fact(input).dtype;
         let (gamma, beta) = self.norm_weights(norm, path, self.spec.hidden_size, dtype)?;
         let (name, epsilon) = (format!("{path}/SkipLayerNorm"), norm.eps);

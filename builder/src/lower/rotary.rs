@@ -10,6 +10,7 @@ use crate::{
         ops::{Add, Cast, Cos, Div, Greater, Max, Mul, Place, Pow, Range, Sin, Slice, Unsqueeze},
     },
     plan::{Job, RotaryPart, RotaryTable, Rows, Sink},
+    target::AttentionForm,
 };
 
 impl Lowering<'_> {
@@ -20,7 +21,7 @@ impl Lowering<'_> {
             let rotates = matches!(attention.position, Position::Rope(_));
             (rotates && !self.rotates_inside(attention)) || attention.query_scaling.is_some()
         });
-        in_layers || self.spec.embedding.positions.is_some()
+        in_layers || self.spec.embedding.positions.is_some() || self.settings.attention == AttentionForm::Standard
     }
 
     pub(super) fn positions(&self) -> Result<Value> {

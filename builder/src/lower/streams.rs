@@ -41,7 +41,7 @@ impl Lowering<'_> {
         let first = self.apart(&at("first/Reshape"), embedded, 1, hidden_size)?;
         let target = self.magnitude(&at("first"), first)?;
         let others = self.rescaled(EXPAND, others, target)?;
-        self.graph.add(&at("Concat"), &Concat { inputs: vec![first, others], axis: 2 })
+        self.graph.add(&at("Concat"), &Concat { inputs: vec![first, others], axis: 2, total: None })
     }
 
     /// One stream of several.

@@ -14,6 +14,7 @@
 //! is cut short would end it. Pages of the source are not dropped behind the cursor: they belong to the system, which
 //! takes them back when it needs them, and the next build of the same checkpoint finds them.
 
+mod codes;
 mod tile;
 
 use std::{
@@ -218,9 +219,9 @@ fn workers(plan: &Plan, limits: &Limits) -> Result<usize> {
     Ok(limits.threads.clamp(1, usize::try_from(room).unwrap_or(usize::MAX)))
 }
 
-/// Memory of a span of one row.
+/// Memory of the smallest span.
 fn row_cost(job: &Job) -> u64 {
-    strip_row_cost(job) + turned_row_cost(job)
+    job.rows_at_a_time() as u64 * (strip_row_cost(job) + turned_row_cost(job))
 }
 
 fn span_cost(job: &Job, span: &Span) -> u64 {
@@ -264,14 +265,15 @@ fn spans(plan: &Plan, budget: u64) -> Vec<Span> {
     let mut spans = Vec::new();
     for (index, job) in plan.jobs.iter().enumerate() {
         let (row, turned) = (strip_row_cost(job), turned_row_cost(job));
+        let least = job.rows_at_a_time() as u64;
         let (strip, rows) = if reads_columns(job) {
-            let rows = rows_in(budget.min(COLUMNS), row + turned);
+            let rows = rows_in(budget.min(COLUMNS), row + turned).next_multiple_of(least);
             (rows, rows)
         } else if is_turned(job) {
             let strip = rows_in(STRIP, row).max(STRIP_ROWS).min(rows_in(budget / 2, row + turned));
             (strip, rows_in(budget.min(COLUMNS).saturating_sub(strip * row), turned).max(strip))
         } else {
-            let rows = rows_in(budget.min(STRIP), row);
+            let rows = rows_in(budget.min(STRIP), row).next_multiple_of(least);
             (rows, rows)
         };
         let size = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);

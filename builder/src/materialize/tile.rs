@@ -6,7 +6,7 @@ use genai_architectures::Rope;
 use genai_checkpoint::{Checkpoint, Dtype as Stored};
 use genai_quantize::{Buffers, Error as Unfaithful, IntScheme, ScaleDtype, Simd, convert, quantize_rows_with};
 
-use super::Span;
+use super::{Span, codes::lay_out};
 use crate::{
     Error, Result,
     graph::Dtype,
@@ -64,13 +64,15 @@ impl Tile {
                 }
                 Ok(())
             }
-            Sink::Blocks { scheme, scale_dtype, codes, scales, zero_points } => {
+            Sink::Blocks { scheme, layout, scale_dtype, codes, scales, zero_points } => {
                 self.fill(job, first_row, rows, checkpoint)?;
                 self.quantize(scheme, scale_dtype, job.k, rows).map_err(|error| blame(&error, job, first_row))?;
-                file.write_at(&self.stored, at(codes, scheme.code_bytes_per_row(job.k)))?;
+                lay_out(layout, scheme, job.k, rows, &mut self.stored, &mut self.zero_points);
+                let [codes_before, zero_points_before] = layout.bytes_of_rows(scheme, job.k, first_row);
+                file.write_at(&self.stored, slots[codes].offset + codes_before as u64)?;
                 file.write_at(&self.scales, at(scales, scheme.blocks(job.k) * scale_dtype.size()))?;
                 match zero_points {
-                    Some(slot) => file.write_at(&self.zero_points, at(slot, scheme.zero_point_bytes_per_row(job.k))),
+                    Some(slot) => file.write_at(&self.zero_points, slots[slot].offset + zero_points_before as u64),
                     None => Ok(()),
                 }
             }

@@ -151,7 +151,7 @@ impl Op for MatMulNBits {
         expect_shape(graph, self.b, &dims([self.n, blocks, self.scheme.code_bytes_per_row(self.k) / blocks]))?;
         expect_shape(graph, self.scales, &dims([self.n, blocks]))?;
         if let Some(zero_points) = self.zero_points {
-            expect_shape(graph, zero_points, &dims([self.n, self.scheme.zero_point_bytes_per_row(self.k)]))?;
+            expect_shape(graph, zero_points, &dims([self.n, (blocks * self.scheme.bits()).div_ceil(8)]))?;
         }
         one(graph.fact(self.a).with_last(self.n as u64))
     }

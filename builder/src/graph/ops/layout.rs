@@ -96,11 +96,13 @@ impl Op for Shape {
     }
 }
 
-/// Values of one rank, one after another in a dimension of known sizes.
+/// Values of one rank, one after another in a dimension.
 #[derive(Debug, Clone)]
 pub struct Concat {
     pub inputs: Vec<Value>,
     pub axis: usize,
+    /// What their sizes come to, where these are not known.
+    pub total: Option<&'static str>,
 }
 
 impl Op for Concat {
@@ -121,17 +123,18 @@ impl Op for Concat {
         for input in &self.inputs {
             same_dtype(graph, *first, *input)?;
             let fact = graph.fact(*input);
-            let Some(Dim::Known(part)) = fact.shape.get(self.axis) else {
-                return Err(format!("{fact} has no known size in dimension {}", self.axis));
-            };
-            size += part;
+            match (fact.shape.get(self.axis), self.total) {
+                (Some(Dim::Known(part)), None) => size += part,
+                (Some(_), Some(_)) => {}
+                _ => return Err(format!("{fact} has no known size in dimension {}", self.axis)),
+            }
             let mut like = fact.shape.clone();
             like[self.axis] = whole.shape[self.axis].clone();
             if like != whole.shape {
                 return Err(format!("{fact} does not join {whole} in dimension {}", self.axis));
             }
         }
-        whole.shape[self.axis] = Dim::Known(size);
+        whole.shape[self.axis] = self.total.map_or(Dim::Known(size), Dim::Symbol);
         one(whole)
     }
 }
@@ -160,11 +163,11 @@ impl Op for Range {
     }
 }
 
-/// A dimension of one more, in front or at the end.
+/// Dimensions of one more.
 #[derive(Debug, Clone, Copy)]
 pub struct Unsqueeze {
     pub input: Value,
-    /// `[1]`: 0, or the rank of the input.
+    /// Where the new dimensions are to be, in ascending order.
     pub axes: Value,
     pub place: Place,
 }
@@ -172,6 +175,7 @@ pub struct Unsqueeze {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {
     Front,
+    Axes(&'static [usize]),
     End,
 }
 
@@ -186,6 +190,14 @@ impl Op for Unsqueeze {
         let mut fact = graph.fact(self.input).clone();
         match self.place {
             Place::Front => fact.shape.insert(0, Dim::Known(1)),
+            Place::Axes(axes) => {
+                for axis in axes {
+                    if *axis > fact.shape.len() {
+                        return Err(format!("{fact} has no place for a dimension {axis}"));
+                    }
+                    fact.shape.insert(*axis, Dim::Known(1));
+                }
+            }
             Place::End => fact.shape.push(Dim::Known(1)),
         }
         one(fact)
@@ -212,10 +224,43 @@ impl Op for Reshape {
         let known = |shape: &[Dim]| -> u64 {
             shape.iter().map(|dim| if let Dim::Known(size) = dim { *size } else { 1 }).product()
         };
-        if known(&fact.shape) != known(&self.shape) {
+        let (before, after) = (known(&fact.shape), known(&self.shape));
+        // A size that is new may be a known one times another.
+        let new = |dim: &&Dim| matches!(dim, Dim::Symbol(_)) && !fact.shape.contains(dim);
+        let regrouped = self.shape.iter().any(|dim| new(&dim)) && before.is_multiple_of(after);
+        let gone = |dim: &Dim| matches!(dim, Dim::Symbol(_)) && !self.shape.contains(dim);
+        let ungrouped = fact.shape.iter().any(gone) && after.is_multiple_of(before);
+        if before != after && !regrouped && !ungrouped {
             return Err(format!("{fact} does not reshape to {:?}", self.shape));
         }
         one(Fact::new(fact.dtype, self.shape.clone()))
+    }
+}
+
+/// Dimensions in another order: dimension `i` of the output is dimension `order[i]` of the input.
+#[derive(Debug, Clone)]
+pub struct Transpose {
+    pub input: Value,
+    pub order: Vec<usize>,
+}
+
+impl Op for Transpose {
+    const TYPE: &'static str = "Transpose";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("perm", Attribute::Ints(self.order.iter().map(|axis| *axis as i64).collect()))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let fact = graph.fact(self.input);
+        let shape: Option<Vec<Dim>> = self.order.iter().map(|axis| fact.shape.get(*axis).cloned()).collect();
+        let shape = shape.filter(|shape| shape.len() == fact.shape.len());
+        let shape = shape.ok_or_else(|| format!("{fact} has no order {:?}", self.order))?;
+        one(Fact::new(fact.dtype, shape))
     }
 }
 

@@ -8,10 +8,11 @@ pub use contrib::{
     FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding, Rotation,
     SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
-pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Unsqueeze};
+pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze};
 pub use standard::{
-    Add, Cast, Clip, Cos, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log, MatMul, Max, Min, Mod, Mul, Pow,
-    ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization, Sin, Softplus, Sqrt, Sub, Tanh, Where,
+    Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log,
+    MatMul, Max, Min, Mod, Mul, Pow, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization, Sin, Softmax,
+    Softplus, Sqrt, Sub, Tanh, Where,
 };
 
 use super::{Dim, Dtype, Fact, Graph, Value};

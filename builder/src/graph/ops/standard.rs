@@ -1,7 +1,7 @@
 //! Operators of the standard domain.
 
-use super::{Facts, broadcast, expect_dtype, expect_last, expect_shape, one, same_dtype};
-use crate::graph::{Attribute, Dim, Dtype, Graph, Op, Value};
+use super::{Facts, broadcast, expect_dtype, expect_shape, one, same_dtype};
+use crate::graph::{Attribute, Dim, Dtype, Fact, Graph, Op, Value};
 
 macro_rules! binary {
     ($($(#[$doc:meta])* $name:ident),+) => {$(
@@ -63,15 +63,17 @@ impl Op for MatMul {
     fn outputs(&self, graph: &Graph) -> Facts {
         same_dtype(graph, self.a, self.b)?;
         let (a, b) = (graph.fact(self.a), graph.fact(self.b));
-        let [lead @ .., Dim::Known(k), Dim::Known(n)] = &b.shape[..] else {
-            return Err(format!("weight is {b}, expected two known dimensions"));
+        let [lead @ .., k, n] = &b.shape[..] else {
+            return Err(format!("weight is {b}, expected two dimensions"));
         };
-        let (k, n) = (*k, *n);
         if !lead.is_empty() && (a.shape.len() != b.shape.len() || !a.shape.starts_with(lead)) {
             return Err(format!("{a} and {b} have other leading dimensions"));
         }
-        expect_last(graph, self.a, k)?;
-        one(graph.fact(self.a).with_last(n))
+        let [rows @ .., last] = &a.shape[..] else { return Err("a is a scalar".to_owned()) };
+        if last != k {
+            return Err(format!("{a} does not multiply {b}"));
+        }
+        one(Fact::new(a.dtype, [rows, std::slice::from_ref(n)].concat()))
     }
 }
 
@@ -137,7 +139,98 @@ impl Op for Greater {
     }
 }
 
-/// `yes` where the condition holds, else `no`, which broadcast to the shape of the condition.
+/// Whether both hold, element by element.
+#[derive(Debug, Clone, Copy)]
+pub struct And(pub Value, pub Value);
+
+impl Op for And {
+    const TYPE: &'static str = "And";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.0), Some(self.1)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        expect_dtype(graph, self.0, Dtype::Bool)?;
+        broadcast(graph, self.0, self.1)
+    }
+}
+
+/// Shares of one over the last dimension.
+#[derive(Debug, Clone, Copy)]
+pub struct Softmax(pub Value);
+
+impl Op for Softmax {
+    const TYPE: &'static str = "Softmax";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.0)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("axis", Attribute::Int(-1))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        one(graph.fact(self.0).clone())
+    }
+}
+
+/// Sums up to and with each element, along one dimension.
+#[derive(Debug, Clone, Copy)]
+pub struct CumSum {
+    pub input: Value,
+    /// The dimension, an int64 scalar.
+    pub axis: Value,
+}
+
+impl Op for CumSum {
+    const TYPE: &'static str = "CumSum";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.axis)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        one(graph.fact(self.input).clone())
+    }
+}
+
+/// `(codes - zero points) * scales`, with a scale for each block of the last dimension: codes `[n, k]` in 4 or 8 bits,
+/// scales and zero points `[n, blocks]`.
+#[derive(Debug, Clone, Copy)]
+pub struct DequantizeLinear {
+    pub codes: Value,
+    pub scales: Value,
+    pub zero_points: Option<Value>,
+    pub block_size: usize,
+}
+
+impl Op for DequantizeLinear {
+    const TYPE: &'static str = "DequantizeLinear";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.codes), Some(self.scales), self.zero_points]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("axis", Attribute::Int(1)), ("block_size", Attribute::Int(self.block_size as i64))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let codes = graph.fact(self.codes);
+        let [n, Dim::Known(k)] = &codes.shape[..] else { return Err(format!("codes are {codes}, expected a matrix")) };
+        let blocks = Dim::Known(k.div_ceil(self.block_size as u64));
+        expect_shape(graph, self.scales, &[n.clone(), blocks.clone()])?;
+        if let Some(zero_points) = self.zero_points {
+            same_dtype(graph, self.codes, zero_points)?;
+            expect_shape(graph, zero_points, &[n.clone(), blocks])?;
+        }
+        one(codes.with_dtype(graph.fact(self.scales).dtype))
+    }
+}
+
+/// `yes` where the condition holds, else `no`; each is a scalar or has the shape of the condition.
 #[derive(Debug, Clone, Copy)]
 pub struct Where {
     pub condition: Value,
@@ -154,11 +247,15 @@ impl Op for Where {
 
     fn outputs(&self, graph: &Graph) -> Facts {
         expect_dtype(graph, self.condition, Dtype::Bool)?;
-        let chosen = broadcast(graph, self.yes, self.no)?;
-        if let [Some(fact)] = &chosen[..] {
-            expect_shape(graph, self.condition, &fact.shape)?;
+        let dtype = same_dtype(graph, self.yes, self.no)?;
+        let whole = graph.fact(self.condition).with_dtype(dtype);
+        for choice in [self.yes, self.no] {
+            let fact = graph.fact(choice);
+            if !fact.shape.is_empty() && *fact != whole {
+                return Err(format!("a choice is {fact}, expected {whole} or a scalar"));
+            }
         }
-        Ok(chosen)
+        one(whole)
     }
 }
 
@@ -249,11 +346,14 @@ impl Op for Cast {
         let to = match self.to {
             Dtype::F32 => 1,
             Dtype::U8 => 2,
+            Dtype::I8 => 3,
             Dtype::I32 => 6,
             Dtype::I64 => 7,
             Dtype::Bool => 9,
             Dtype::F16 => 10,
             Dtype::Bf16 => 16,
+            Dtype::U4 => 21,
+            Dtype::I4 => 22,
         };
         vec![("to", Attribute::Int(to))]
     }
