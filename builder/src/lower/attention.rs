@@ -32,10 +32,12 @@ impl Lowering<'_> {
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
         let &Attention { num_heads, num_kv_heads, .. } = attention;
+        let mut projected = self.projections(path, attention, input)?;
         let rotation = self.rotation(attention, lengths)?;
-        let apart = self.takes_heads_apart(index, attention);
-        let (query, key_value) = self.projections(path, attention, input, apart)?;
-        let (query, key_value) = self.heads(path, attention, (query, key_value), rotation)?;
+        if projected.1.is_none() && self.takes_heads_apart(index, attention) {
+            projected = self.split_heads(path, attention, projected.0)?;
+        }
+        let (query, key_value) = self.heads(path, attention, projected, rotation)?;
         let key_value = match attention.key_value {
             KeyValue::OfLayer(source) => Some(self.keys_of(path, source)?),
             KeyValue::Own { .. } | KeyValue::Same(_) => key_value,
@@ -66,20 +68,19 @@ impl Lowering<'_> {
         Ok((output, (outputs[1], outputs[2])))
     }
 
-    /// q, and k and v where the layer has its own, each `[batch, sequence, heads * head_dim]`. All of them side by side,
-    /// in place of q, where one product makes them and nothing takes them `apart`.
+    /// q, and k and v where the layer has its own, each `[batch, sequence, heads * head_dim]`; all of them side by side
+    /// in place of q where one product makes them.
     fn projections(
         &mut self,
         path: &str,
         attention: &Attention,
         input: Value,
-        apart: bool,
     ) -> Result<(Value, Option<(Value, Value)>)> {
         let mut modules = vec![&attention.q];
         modules.extend(attention.key_value.linears());
         if self.settings.fusion.qkv && modules.len() > 1 {
             let qkv = self.projection(&format!("{path}/qkv_proj"), attention, input, &modules)?;
-            return if apart { self.split_heads(path, attention, qkv) } else { Ok((qkv, None)) };
+            return Ok((qkv, None));
         }
         let mut one = |name: &str, module| self.projection(&format!("{path}/{name}"), attention, input, &[module]);
         let query = one("q_proj", &attention.q)?;
