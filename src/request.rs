@@ -13,7 +13,7 @@ use crate::{
     console::note,
     failure::Failure,
     hub,
-    options::{ExtraOptions, Session},
+    options::{ExtraOptions, Graph, Session},
     token::TokenChoice,
 };
 
@@ -83,8 +83,25 @@ fn settings(target: &'static Target, precision: Precision, options: &ExtraOption
     settings.recipe =
         Recipe::uniform(precision, given.block_size.unwrap_or(DEFAULT_BLOCK_SIZE), given.is_symmetric.unwrap_or(true))?;
     matrix_form(&mut settings, options)?;
+    graph(&mut settings, &options.graph)?;
     session(&mut settings, &options.session)?;
     Ok(settings)
+}
+
+/// What the graph takes, gives and computes together.
+fn graph(settings: &mut Settings, given: &Graph) -> Result<(), Failure> {
+    settings.fusion.qkv = match (given.fuse_qkv, given.disable_qkv_fusion) {
+        (Some(fuse), Some(disable)) if fuse == disable => {
+            return Err(Failure::usage(format!(
+                "extra option fuse_qkv is {fuse}, and so is its opposite disable_qkv_fusion"
+            ))
+            .with_hint("leave disable_qkv_fusion out"));
+        }
+        (Some(fuse), _) => fuse,
+        (None, Some(disable)) => !disable,
+        (None, None) => settings.fusion.qkv,
+    };
+    Ok(())
 }
 
 /// Variants of the target, and what a session is opened with.

@@ -15,6 +15,7 @@ mod machine_readable;
 #[allow(dead_code)]
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
+mod options_graph;
 mod parity;
 mod parts;
 mod readme;

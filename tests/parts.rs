@@ -33,6 +33,11 @@ impl Parts {
         Ok(())
     }
 
+    /// The names of the nodes.
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &str> {
+        self.model.graph.iter().flat_map(|graph| graph.node.iter().map(NodeProto::name))
+    }
+
     pub(crate) fn node(&mut self, name: &str) -> &mut NodeProto {
         let nodes = &mut self.model.graph.as_mut().unwrap().node;
         nodes.iter_mut().find(|node| node.name() == name).unwrap_or_else(|| panic!("no node {name}"))

@@ -40,5 +40,5 @@ pub use lower::lower;
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Recipe, Role};
-pub use settings::{DEFAULT_BLOCK_SIZE, Session, Settings};
+pub use settings::{DEFAULT_BLOCK_SIZE, Fusion, Session, Settings};
 pub use target::{TARGETS, Target};

@@ -23,7 +23,15 @@ pub struct Settings {
     pub accuracy_level: u8,
     pub attention: AttentionForm,
     pub form: Form,
+    pub fusion: Fusion,
     pub session: Session,
+}
+
+/// What is computed together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fusion {
+    /// One product makes q, k and v.
+    pub qkv: bool,
 }
 
 /// What a session of the runtime is opened with.
@@ -53,6 +61,12 @@ impl Settings {
             },
             attention: cell.attention,
             form: target.form,
+            fusion: Fusion {
+                qkv: match cell.attention {
+                    AttentionForm::GroupQuery { packed, .. } => packed,
+                    AttentionForm::Standard => true,
+                },
+            },
             session: Session {
                 capture: target.capture.as_ref().map(|capture| capture.default),
                 entries: BTreeMap::new(),

@@ -4,6 +4,7 @@
 //! the help, the reference page (`docs/options.md`) and the parser. What an option may be combined with is decided where
 //! a request is made of them all, in `request`.
 
+mod graph;
 mod quantization;
 mod session;
 mod source;
@@ -12,6 +13,7 @@ use std::fmt::Write;
 
 use crate::failure::Failure;
 
+pub(crate) use graph::Graph;
 pub(crate) use quantization::Quantization;
 pub(crate) use session::Session;
 pub(crate) use source::Source;
@@ -20,6 +22,7 @@ pub(crate) use source::Source;
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct ExtraOptions {
     pub(crate) quantization: Quantization,
+    pub(crate) graph: Graph,
     pub(crate) session: Session,
     pub(crate) source: Source,
     /// Lines for people.
@@ -47,8 +50,12 @@ pub(crate) enum Wrong {
 }
 
 /// The options by subject, as the reference page has them.
-const SUBJECTS: &[(&str, &[Row])] =
-    &[("Quantization", quantization::ROWS), ("Files and sources", source::ROWS), ("Session", session::ROWS)];
+const SUBJECTS: &[(&str, &[Row])] = &[
+    ("Quantization", quantization::ROWS),
+    ("Graph", graph::ROWS),
+    ("Files and sources", source::ROWS),
+    ("Session", session::ROWS),
+];
 
 /// Names that the peer's builder had for options of its int4 precision, and has for all quantized ones now.
 const FORMER: [(&str, &str); 7] = [

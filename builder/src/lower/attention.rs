@@ -3,9 +3,11 @@
 //! ```text
 //! x ─► qkv_proj ─► (Clip) ─► GroupQueryAttention (rotates, attends, extends the cache) ─► o_proj
 //!         └► heads: norms, rotation, … ─┘   where q and k need more than the op does
+//!
+//! x ─► q_proj, k_proj, v_proj ─► (Clip) ─► heads ─► …   where the three are not one product
 //! ```
 
-use genai_architectures::{Attention, KeyValue, NormOrder, Position, RopeLayout};
+use genai_architectures::{Attention, KeyValue, Linear, NormOrder, Position, RopeLayout};
 
 use super::{Lowering, mask::Lengths};
 use crate::{
@@ -29,18 +31,12 @@ impl Lowering<'_> {
         past: (Value, Value),
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
-        let modules: Vec<_> = std::iter::once(&attention.q).chain(attention.key_value.linears()).collect();
-        let projection = if modules.len() == 1 { format!("{path}/q_proj") } else { format!("{path}/qkv_proj") };
-        let mut qkv = self.linear(&projection, Role::QkvProj, input, &modules)?;
-        if let Some(bound) = attention.clip_qkv {
-            let (min, max) = (self.scalar(-bound)?, self.scalar(bound)?);
-            qkv = self.graph.add(&format!("{projection}/Clip"), &Clip { input: qkv, min, max })?;
-        }
+        let mut projected = self.projections(path, attention, input)?;
         let rotation = self.rotation(attention, lengths)?;
-        let (query, key_value) = match self.works_on_heads(index, attention) {
-            false => (qkv, None),
-            true => self.heads(path, attention, qkv, rotation)?,
-        };
+        if projected.1.is_none() && self.takes_heads_apart(index, attention) {
+            projected = self.split_heads(path, attention, projected.0)?;
+        }
+        let (query, key_value) = self.heads(path, attention, projected, rotation)?;
         let (key_value, past) = match (&attention.key_value, self.settings.attention) {
             (KeyValue::OfLayer(source), AttentionForm::GroupQuery { .. }) => (Some(self.keys_of(path, *source)?), past),
             (KeyValue::OfLayer(source), AttentionForm::Standard) => (None, self.present_of(path, *source)?),
@@ -95,6 +91,40 @@ impl Lowering<'_> {
         Ok((mixed, (outputs[1], outputs[2])))
     }
 
+    /// q, and k and v where the layer has its own, each `[batch, sequence, heads * head_dim]`; all of them side by side
+    /// in place of q where one product makes them.
+    fn projections(
+        &mut self,
+        path: &str,
+        attention: &Attention,
+        input: Value,
+    ) -> Result<(Value, Option<(Value, Value)>)> {
+        let mut modules = vec![&attention.q];
+        modules.extend(attention.key_value.linears());
+        if self.settings.fusion.qkv && modules.len() > 1 {
+            let qkv = self.projection(&format!("{path}/qkv_proj"), attention, input, &modules)?;
+            return Ok((qkv, None));
+        }
+        let mut one = |name: &str, module| self.projection(&format!("{path}/{name}"), attention, input, &[module]);
+        let query = one("q_proj", &attention.q)?;
+        let key_value = match &attention.key_value {
+            KeyValue::Own { k, v } => Some((one("k_proj", k)?, one("v_proj", v)?)),
+            KeyValue::Same(linear) => {
+                let both = one("k_proj", linear)?;
+                Some((both, both))
+            }
+            KeyValue::OfLayer(_) => None,
+        };
+        Ok((query, key_value))
+    }
+
+    fn projection(&mut self, path: &str, attention: &Attention, input: Value, modules: &[&Linear]) -> Result<Value> {
+        let product = self.linear(path, Role::QkvProj, input, modules)?;
+        let Some(bound) = attention.clip_qkv else { return Ok(product) };
+        let (min, max) = (self.scalar(-bound)?, self.scalar(bound)?);
+        self.graph.add(&format!("{path}/Clip"), &Clip { input: product, min, max })
+    }
+
     /// The new keys and values of an earlier layer, as they go into its attention op. A second op that is given them and
     /// the same past sees what the first one's cache holds.
     fn keys_of(&self, path: &str, layer: usize) -> Result<(Value, Value)> {
@@ -128,10 +158,11 @@ impl Lowering<'_> {
         !norms_after && attention.head_dim.is_multiple_of(multiple) && self.spec.rope(rope).dim.is_multiple_of(multiple)
     }
 
-    /// Whether q and k are to be worked on between the linear and the attention op.
-    fn works_on_heads(&self, index: usize, attention: &Attention) -> bool {
+    /// Whether q, k and v are to stand on their own: for the attention op, or for what is done before it.
+    fn takes_heads_apart(&self, index: usize, attention: &Attention) -> bool {
         let rotates_outside = matches!(attention.position, Position::Rope(_)) && !self.rotates_inside(attention);
-        self.settings.attention == AttentionForm::Standard
+        let packed = matches!(self.settings.attention, AttentionForm::GroupQuery { packed: true, .. });
+        !packed
             || attention.q_norm.is_some()
             || attention.k_norm.is_some()
             || attention.v_norm.is_some()

@@ -1,7 +1,7 @@
 //! Queries and keys between the linear and the attention op: what the op does not do to them itself.
 //!
 //! ```text
-//! qkv ─► Split ─► q_norm, k_norm ─► RotaryEmbedding ─► query scale ─► Pad
+//! (qkv ─► Split ─►) q, k, v ─► q_norm, k_norm ─► RotaryEmbedding ─► query scale ─► Pad
 //! ```
 
 use genai_architectures::{Attention, HeadNorm, KeyValue, NormOrder, NormSpan, NormWeight, Position, QueryScaling};
@@ -17,16 +17,16 @@ use crate::{
 };
 
 impl Lowering<'_> {
-    /// q, and k and v where the layer has its own, with everything done to them that the attention op does not do.
+    /// q, and k and v where the layer has its own, with everything done to them that the attention op does not do. All
+    /// three in place of q stay as they are: the op does the rest.
     pub(super) fn heads(
         &mut self,
         path: &str,
         attention: &Attention,
-        qkv: Value,
+        (mut query, mut key_value): (Value, Option<(Value, Value)>),
         rotation: Option<Rotation>,
     ) -> Result<(Value, Option<(Value, Value)>)> {
         let &Attention { num_heads, num_kv_heads, norm_order, .. } = attention;
-        let (mut query, mut key_value) = self.split_heads(path, attention, qkv)?;
         if norm_order == NormOrder::BeforeRotation {
             (query, key_value) = self.head_norms(path, attention, query, key_value)?;
         }
@@ -52,7 +52,8 @@ impl Lowering<'_> {
         Ok((query, key_value))
     }
 
-    fn split_heads(
+    /// q, k and v of what is side by side.
+    pub(super) fn split_heads(
         &mut self,
         path: &str,
         attention: &Attention,
