@@ -9,6 +9,7 @@ use crate::console::{Mode, ProgressArg};
 const AFTER_HELP: &str = "\
 Examples:
   genai-build -i ./Llama-3.2-1B -p int4 -e cpu -o out/llama --validate
+  genai-build -i ./Llama-3.2-1B --target int4:cpu --target fp16:cuda=out/gpu -o out
   genai-build plan -i ./Llama-3.2-1B -p fp16 -e cuda
   genai-build run out/llama --prompt \"Once upon a time\"
 
@@ -100,6 +101,15 @@ pub(crate) struct TargetArgs {
     )]
     pub(crate) execution_provider: Option<String>,
 
+    /// A package to build, instead of -p and -e; once for each of several, which are built together, reading each weight
+    /// once. Without DIR it goes to OUTPUT/PRECISION-EP
+    #[arg(
+        long = "target",
+        value_name = "PRECISION:EP[=DIR]",
+        conflicts_with_all = ["precision", "execution_provider"]
+    )]
+    pub(crate) targets: Vec<String>,
+
     /// Further settings, as of onnxruntime-genai's model builder; `genai-build options` lists them
     #[arg(long = "extra_options", alias = "extra-options", num_args = 1.., value_name = "KEY=VALUE")]
     pub(crate) extra_options: Vec<String>,
@@ -130,7 +140,7 @@ pub(crate) struct BuildArgs {
     #[command(flatten)]
     pub(crate) target: TargetArgs,
 
-    /// Folder for the package
+    /// Folder for the package, or for those of --target
     #[arg(short, long, value_name = "DIR")]
     pub(crate) output: Option<PathBuf>,
 

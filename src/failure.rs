@@ -22,6 +22,8 @@ pub(crate) struct Details {
     pub(crate) tensor: Option<String>,
     /// Each of several problems.
     pub(crate) problems: Vec<String>,
+    /// The extra option that has no meaning where it was given.
+    pub(crate) meaningless: Option<String>,
     /// What was found out all the same.
     pub(crate) report: Map<String, Value>,
 }

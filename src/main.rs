@@ -10,6 +10,7 @@ mod options;
 mod report;
 mod request;
 mod signals;
+mod targets;
 mod token;
 
 use std::process::ExitCode;

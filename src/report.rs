@@ -2,15 +2,55 @@
 
 use std::fmt::Write;
 
+use genai_architectures::DecoderSpec;
 use genai_builder::{Plan, Report};
 use genai_validate::ParityReport;
 use serde::Serialize;
+
+use crate::{args::TargetArgs, targets::Wanted};
+
+/// The package that was asked for, or the list of those that --target asked for, be it one.
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Packages<T> {
+    One(T),
+    Several { packages: Vec<T> },
+}
+
+impl<T> Packages<T> {
+    pub(crate) fn of(mut packages: Vec<T>, args: &TargetArgs) -> Self {
+        match packages.pop() {
+            Some(one) if args.targets.is_empty() => Self::One(one),
+            last => {
+                packages.extend(last);
+                Self::Several { packages }
+            }
+        }
+    }
+
+    fn as_slice(&self) -> &[T] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Several { packages } => packages,
+        }
+    }
+}
 
 /// The result of a build.
 #[derive(Debug, Serialize)]
 pub(crate) struct BuildReport {
     architecture: &'static str,
     parameters: u64,
+    #[serde(flatten)]
+    packages: Packages<PackageReport>,
+    seconds: f64,
+    /// The most resident memory of the process so far, in bytes, where the system tells.
+    peak_memory: Option<u64>,
+}
+
+/// A package that is in place.
+#[derive(Debug, Serialize)]
+pub(crate) struct PackageReport {
     precision: &'static str,
     execution_provider: &'static str,
     output: String,
@@ -18,9 +58,6 @@ pub(crate) struct BuildReport {
     bytes: u64,
     bits_per_weight: f64,
     tensors: usize,
-    seconds: f64,
-    /// The most resident memory of the process so far, in bytes, where the system tells.
-    peak_memory: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity: Option<ParityReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,58 +82,77 @@ pub(crate) struct Measured {
     pub(crate) peak_memory: Option<u64>,
 }
 
-impl BuildReport {
+impl PackageReport {
     pub(crate) fn new(
         report: &Report,
-        settings: &genai_builder::Settings,
+        wanted: &Wanted,
         output: &std::path::Path,
-        measured: Measured,
         validation: Option<(ParityReport, Continuation)>,
     ) -> Self {
         let (parity, continuation) = validation.unzip();
         Self {
-            architecture: report.spec.architecture,
-            parameters: report.spec.num_parameters(),
-            precision: settings.precision.name(),
-            execution_provider: settings.target.provider,
+            precision: wanted.precision.name(),
+            execution_provider: wanted.target.provider,
             output: output.display().to_string(),
             files: report.files.iter().map(|(name, bytes)| FileReport { name: name.clone(), bytes: *bytes }).collect(),
             bytes: report.files.iter().map(|(_, bytes)| bytes).sum(),
             bits_per_weight: report.plan.bits_per_weight(),
             tensors: report.plan.tensors.len(),
-            seconds: measured.seconds,
-            peak_memory: measured.peak_memory,
             parity,
             continuation,
         }
     }
+}
+
+impl BuildReport {
+    pub(crate) fn new(spec: &DecoderSpec, packages: Packages<PackageReport>, measured: &Measured) -> Self {
+        Self {
+            architecture: spec.architecture,
+            parameters: spec.num_parameters(),
+            packages,
+            seconds: measured.seconds,
+            peak_memory: measured.peak_memory,
+        }
+    }
 
     pub(crate) fn to_text(&self) -> String {
-        let mut text = format!(
-            "{}: {} of {} ({} parameters) for {}\n",
-            self.output,
-            self.precision,
-            self.architecture,
-            grouped(self.parameters),
-            self.execution_provider
-        );
-        for file in &self.files {
-            let _ = writeln!(text, "  {:>10}  {}", bytes(file.bytes), file.name);
-        }
+        let mut text = String::new();
         let memory = self.peak_memory.map(|peak| format!(", {} of memory at most", bytes(peak))).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "  {:>10}  in all, {:.2} bits per weight; {} tensors in {:.2} s{memory}",
-            bytes(self.bytes),
-            self.bits_per_weight,
-            self.tensors,
-            self.seconds
-        );
-        if let Some(parity) = &self.parity {
-            let _ = write!(text, "{parity}");
+        let took = format!("in {:.2} s{memory}", self.seconds);
+        for package in self.packages.as_slice() {
+            let _ = writeln!(
+                text,
+                "{}: {} of {} ({} parameters) for {}",
+                package.output,
+                package.precision,
+                self.architecture,
+                grouped(self.parameters),
+                package.execution_provider
+            );
+            for file in &package.files {
+                let _ = writeln!(text, "  {:>10}  {}", bytes(file.bytes), file.name);
+            }
+            let took = match self.packages {
+                Packages::One(_) => format!(" {took}"),
+                Packages::Several { .. } => String::new(),
+            };
+            let _ = writeln!(
+                text,
+                "  {:>10}  in all, {:.2} bits per weight; {} tensors{took}",
+                bytes(package.bytes),
+                package.bits_per_weight,
+                package.tensors,
+            );
+            if let Some(parity) = &package.parity {
+                let _ = write!(text, "{parity}");
+            }
+            if let Some(continuation) = &package.continuation {
+                let _ = writeln!(text, "greedy: {}{}", continuation.prompt, continuation.text);
+            }
         }
-        if let Some(continuation) = &self.continuation {
-            let _ = writeln!(text, "greedy: {}{}", continuation.prompt, continuation.text);
+        if let Packages::Several { packages } = &self.packages {
+            let noun = if packages.len() == 1 { "package" } else { "packages" };
+            let _ = writeln!(text, "{} {noun} {took}", packages.len());
         }
         text
     }
@@ -108,27 +164,46 @@ pub(crate) struct PlanReport {
     architecture: &'static str,
     parameters: u64,
     context_length: usize,
+    #[serde(flatten)]
+    packages: Packages<PackagePlan>,
+    /// Bytes of tiles in flight, at most.
+    tile_memory: u64,
+}
+
+/// A package to be.
+#[derive(Debug, Serialize)]
+pub(crate) struct PackagePlan {
+    precision: &'static str,
+    execution_provider: &'static str,
     graph_bytes: u64,
     data_bytes: u64,
     bits_per_weight: f64,
-    /// Bytes of tiles in flight, at most.
-    tile_memory: u64,
     operators: std::collections::BTreeMap<&'static str, usize>,
     tensors: usize,
 }
 
+impl PackagePlan {
+    pub(crate) fn new(wanted: &Wanted, plan: &Plan) -> Self {
+        Self {
+            precision: wanted.precision.name(),
+            execution_provider: wanted.target.provider,
+            graph_bytes: plan.model_bytes().len() as u64,
+            data_bytes: plan.data_bytes,
+            bits_per_weight: plan.bits_per_weight(),
+            operators: plan.graph.histogram(),
+            tensors: plan.tensors.len(),
+        }
+    }
+}
+
 impl PlanReport {
-    pub(crate) fn new(spec: &genai_architectures::DecoderSpec, plan: &Plan, tile_memory: u64) -> Self {
+    pub(crate) fn new(spec: &DecoderSpec, packages: Packages<PackagePlan>, tile_memory: u64) -> Self {
         Self {
             architecture: spec.architecture,
             parameters: spec.num_parameters(),
             context_length: spec.context_length,
-            graph_bytes: plan.model_bytes().len() as u64,
-            data_bytes: plan.data_bytes,
-            bits_per_weight: plan.bits_per_weight(),
+            packages,
             tile_memory,
-            operators: plan.graph.histogram(),
-            tensors: plan.tensors.len(),
         }
     }
 
@@ -139,12 +214,17 @@ impl PlanReport {
             grouped(self.parameters),
             grouped(self.context_length as u64)
         );
-        let _ = writeln!(text, "  graph {} bytes, data {} bytes", grouped(self.graph_bytes), grouped(self.data_bytes));
-        let _ = writeln!(text, "  {:.2} bits per weight, {} tensors read", self.bits_per_weight, self.tensors);
         let _ = writeln!(text, "  at most {} of memory for weights in flight", bytes(self.tile_memory));
-        let _ = writeln!(text, "operators");
-        for (name, count) in &self.operators {
-            let _ = writeln!(text, "  {count:>6}  {name}");
+        for package in self.packages.as_slice() {
+            let PackagePlan { precision, execution_provider, graph_bytes, data_bytes, .. } = package;
+            let _ = writeln!(text, "{precision} for {execution_provider}");
+            let _ = writeln!(text, "  graph {} bytes, data {} bytes", grouped(*graph_bytes), grouped(*data_bytes));
+            let _ =
+                writeln!(text, "  {:.2} bits per weight, {} tensors read", package.bits_per_weight, package.tensors);
+            let _ = writeln!(text, "  operators");
+            for (name, count) in &package.operators {
+                let _ = writeln!(text, "  {count:>6}  {name}");
+            }
         }
         text
     }

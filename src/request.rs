@@ -1,6 +1,6 @@
 //! From what was typed to what is wanted: every default is decided here, once.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
     DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, Settings, Target, materialize::Limits, target::MatrixForm,
@@ -13,7 +13,8 @@ use crate::{
     console::note,
     failure::Failure,
     hub,
-    options::{ExtraOptions, Graph, Session},
+    options::{self, ExtraOptions, Graph, Session},
+    targets::Wanted,
     token::TokenChoice,
 };
 
@@ -33,36 +34,64 @@ pub(crate) fn open(source: &SourceArgs, offline: bool, token: &TokenChoice) -> R
     }
 }
 
-/// What a build is to be, and how its checkpoint is fetched.
+/// What a build is to make, how, and how its checkpoint is fetched.
 pub(crate) struct Resolved {
-    pub(crate) request: Request,
+    /// A package for each that is wanted, in this order.
+    pub(crate) requests: Vec<Request>,
+    pub(crate) limits: Limits,
     pub(crate) token: TokenChoice,
 }
 
-pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
-    let Some(precision) = target.precision else {
-        return Err(Failure::usage("no precision given").with_hint("-p fp32, fp16, bf16, int8 or int4"));
-    };
-    let Some(provider) = &target.execution_provider else {
-        return Err(Failure::usage("no execution provider given").with_hint("-e cpu or -e cuda"));
-    };
-    let precision = Precision::from(precision);
-    let options = ExtraOptions::parse(&target.extra_options)?;
+pub(crate) fn resolve(args: &TargetArgs, wanted: &[Wanted]) -> Result<Resolved, Failure> {
+    let options = ExtraOptions::parse(&args.extra_options)?;
     options.notes.iter().for_each(|line| note(&format!("note: {line}")));
-    let settings = settings(Target::find(provider)?, precision, &options)?;
-    let threads = match target.threads {
+    let threads = match args.threads {
         Some(0) => return Err(Failure::usage("--threads is 0, expected at least 1")),
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let request = Request {
+    let requests = settings_of_all(args, wanted)?.into_iter().map(|settings| Request {
         settings,
-        filename: options.source.filename.unwrap_or_else(|| "model.onnx".to_owned()),
-        limits: Limits { max_memory: memory(&target.max_memory)?, threads, simd: simd()? },
-        allow_unused: target.allow_unused.clone(),
-        hash_inputs: target.hash_inputs,
-    };
-    Ok(Resolved { request, token: options.source.hf_token })
+        filename: options.source.filename.clone().unwrap_or_else(|| "model.onnx".to_owned()),
+        allow_unused: args.allow_unused.clone(),
+        hash_inputs: args.hash_inputs,
+    });
+    let requests = requests.collect();
+    let limits = Limits { max_memory: memory(&args.max_memory)?, threads, simd: simd()? };
+    Ok(Resolved { requests, limits, token: options.source.hf_token })
+}
+
+/// The settings of each package. Of several packages an option need have a meaning for one only; the others are made
+/// without it, which is told.
+fn settings_of_all(args: &TargetArgs, wanted: &[Wanted]) -> Result<Vec<Settings>, Failure> {
+    let mut all = Vec::with_capacity(wanted.len());
+    let mut left_out: BTreeMap<String, (Vec<String>, Failure)> = BTreeMap::new();
+    for one in wanted {
+        let mut typed = args.extra_options.clone();
+        let settings = loop {
+            let failure = match settings(one.target, one.precision, &ExtraOptions::parse(&typed)?) {
+                Ok(settings) => break settings,
+                Err(failure) => failure,
+            };
+            let Some(key) = failure.details.meaningless.clone().filter(|_| wanted.len() > 1) else {
+                return Err(failure);
+            };
+            let others = options::without(&typed, &key);
+            if others.len() == typed.len() {
+                return Err(failure);
+            }
+            typed = others;
+            left_out.entry(key).or_insert((Vec::new(), failure)).0.push(one.name());
+        };
+        all.push(settings);
+    }
+    for (key, (names, failure)) in left_out {
+        if names.len() == wanted.len() {
+            return Err(failure);
+        }
+        note(&format!("note: extra option {key} has no meaning for {}, made without it", names.join(" and ")));
+    }
+    Ok(all)
 }
 
 /// The defaults of a target, changed by what was asked for. An option that has no meaning here is refused.
@@ -168,7 +197,9 @@ fn matrix_form(settings: &mut Settings, given: &ExtraOptions) -> Result<(), Fail
 }
 
 fn meaningless(key: &str, place: &str) -> Failure {
-    Failure::usage(format!("extra option {key} has no meaning for {place}"))
+    let mut failure = Failure::usage(format!("extra option {key} has no meaning for {place}"));
+    failure.details.meaningless = Some(key.to_owned());
+    failure
 }
 
 /// Refuses an output that is the checkpoint itself.

@@ -16,7 +16,8 @@ const USAGE: i32 = 2;
 /// What is typed after the name of a fixture's build (or, where it does not begin with a dash, instead), the exit code,
 /// and what is said. `{}` stands for the fixture, `{out}` for the output.
 const MISTAKES: &[(&str, i32, &[&str])] = &[
-    ("", USAGE, &["no output given", "hint: "]),
+    ("", USAGE, &["no precision given", "hint: "]),
+    ("-i {} -p int4 -e cpu", USAGE, &["no output given", "hint: "]),
     ("-o {out}", USAGE, &["no precision given", "hint: "]),
     ("-i {} -o {out} -p int4", USAGE, &["no execution provider given", "hint: "]),
     ("-o {out} -p int4 -e cpu", USAGE, &["no model given", "hint: "]),

@@ -45,8 +45,6 @@ fn request(precision: Precision) -> Request {
     Request {
         settings: Settings::of(target, precision).unwrap(),
         filename: "model.onnx".to_owned(),
-        // Small tiles on one thread: many writes, always in the same order.
-        limits: Limits { max_memory: 64 << 10, threads: 1, simd: Simd::detect() },
         allow_unused: Vec::new(),
         hash_inputs: false,
     }
@@ -55,8 +53,11 @@ fn request(precision: Precision) -> Request {
 fn build(output: &Path, disk: Disk, precision: Precision) -> Result<(), Error> {
     let claimed = Output::claim(output, disk)?;
     let checkpoint = Checkpoint::open(&fixture("llama-default"))?;
-    let built = genai_builder::build(&checkpoint, &request(precision), claimed, &|_, _| ())?;
-    built.commit(None).map(drop)
+    // Small tiles on one thread: many writes, always in the same order.
+    let limits = Limits { max_memory: 64 << 10, threads: 1, simd: Simd::detect() };
+    let request = request(precision);
+    let (_, built) = genai_builder::build(&checkpoint, vec![(&request, claimed)], &limits, &|_, _| ())?;
+    genai_builder::commit(built.into_iter().map(|built| (built, None)).collect()).1
 }
 
 /// A place to build in, and what is there.

@@ -23,6 +23,7 @@ mod reference;
 mod refusals;
 mod reliability;
 mod same_bytes;
+mod several;
 mod support;
 mod tidy;
 mod verify;

@@ -6,7 +6,7 @@ use genai_checkpoint::{Checkpoint, Dtype, Tensor};
 use crate::{Error, Plan, Result, plan::Sink};
 
 /// A tensor that must hold the same bytes as another, since the model uses one for both.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Copy {
     pub(crate) copy: String,
     pub(crate) original: String,

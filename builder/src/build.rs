@@ -12,18 +12,17 @@ use crate::{
     genai_config::{GenaiConfig, Sources},
     lower,
     manifest::{Manifest, inputs},
-    materialize::{Limits, check_constants, check_copies, materialize},
-    output::{LAST, StagedOutput},
+    materialize::{Limits, Package, check_constants, check_copies, materialize},
+    output::{self, LAST, StagedOutput},
     sidecar::Sidecars,
 };
 
-/// A build, every default decided.
+/// A package that is wanted, every default decided.
 #[derive(Debug)]
 pub struct Request {
     pub settings: Settings,
     /// Name of the graph's file, without folders; the data file is called the same with `.data` added.
     pub filename: String,
-    pub limits: Limits,
     /// Names of tensors that may be left out, with `*` for any text.
     pub allow_unused: Vec<String>,
     /// Whether weight files are hashed for the manifest where the Hub cache does not tell their hashes.
@@ -35,67 +34,88 @@ pub struct Request {
 pub struct Built {
     output: StagedOutput,
     manifest: Manifest,
-    spec: DecoderSpec,
     plan: Plan,
 }
 
 /// What a build made.
 #[derive(Debug)]
 pub struct Report {
-    pub spec: DecoderSpec,
     pub plan: Plan,
     /// Every file of the package with its size in bytes.
     pub files: Vec<(String, u64)>,
 }
 
-/// Says what a checkpoint's model is and how it would be packaged. Reads no weight.
+/// Says what a checkpoint's model is and how each package of it would be. Reads no weight.
 ///
 /// # Errors
 /// What makes the build impossible: an unsupported model, or tensors that do not fit the config.
-pub fn plan(checkpoint: &Checkpoint, request: &Request) -> Result<(DecoderSpec, Plan)> {
-    let Planned { spec, plan, .. } = planned(checkpoint, request)?;
-    Ok((spec, plan))
+pub fn plan(checkpoint: &Checkpoint, requests: &[Request]) -> Result<(DecoderSpec, Vec<Plan>)> {
+    let Planned { spec, plans, .. } = planned(checkpoint, requests.iter())?;
+    Ok((spec, plans.into_iter().map(|(plan, _)| plan).collect()))
 }
 
-/// Builds a package beside its place. `progress` is told the bytes of the data file that are done, and how many there
-/// will be.
+/// Builds packages beside their places, which were claimed on one disk, reading each weight once for all of them.
+/// `progress` is told the bytes of the data files that are done, and how many there will be.
+///
+/// Returns what the model is, and the packages in the order of the requests.
 ///
 /// # Errors
-/// Nothing is left behind then, and the output is as it was.
+/// Nothing is left behind then, and the outputs are as they were.
 pub fn build(
     checkpoint: &Checkpoint,
-    request: &Request,
-    output: Output,
+    wanted: Vec<(&Request, Output)>,
+    limits: &Limits,
     progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Built> {
-    let Planned { checkpoint, spec, plan, accounting } = planned(checkpoint, request)?;
+) -> Result<(DecoderSpec, Vec<Built>)> {
+    let (requests, outputs): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+    let Planned { checkpoint, spec, plans } = planned(checkpoint, requests.iter().copied())?;
     let sidecars = Sidecars::read(&checkpoint, spec.context_length)?;
     let sources = Sources {
         config: checkpoint.config(),
         generation_config: checkpoint.generation_config(),
         tokenizer: &sidecars.facts,
     };
-    let positions = plan.graph.inputs.iter().any(|input| plan.graph.name(*input) == "position_ids");
-    let genai_config = GenaiConfig::new(&spec, &request.settings, &request.filename, positions, &sources)?;
-    let genai_config = genai_config.to_json();
+    let mut packages = Vec::with_capacity(plans.len());
+    for (request, (plan, accounting)) in requests.iter().copied().zip(plans) {
+        let positions = plan.graph.inputs.iter().any(|input| plan.graph.name(*input) == "position_ids");
+        let genai_config = GenaiConfig::new(&spec, &request.settings, &request.filename, positions, &sources)?;
+        let (model, genai_config) = (plan.model_bytes(), genai_config.to_json());
+        packages.push(Started { request, plan, accounting, model, genai_config });
+    }
 
-    check_copies(&accounting.copies, &checkpoint)?;
+    let mut copies: Vec<_> = packages.iter().flat_map(|package| &package.accounting.copies).collect();
+    copies.sort();
+    copies.dedup();
+    check_copies(&copies, &checkpoint)?;
     check_constants(&spec.constants, &checkpoint)?;
-    let inputs = inputs(&checkpoint, &sidecars.inputs, request.hash_inputs)?;
-    let model = plan.model_bytes();
-    let bytes = plan.data_bytes + sidecars.bytes() + (model.len() + genai_config.len()) as u64;
-    let mut output = output.stage(bytes)?;
-    let data = output.create(&plan.data_file, plan.data_bytes)?;
-    materialize(&plan, &checkpoint, &data, &request.limits, &|done| progress(done, plan.data_bytes))?;
+    let inputs = inputs(&checkpoint, &sidecars.inputs, requests.iter().any(|request| request.hash_inputs))?;
+    let mut staged = Vec::with_capacity(packages.len());
+    for (package, output) in packages.iter().zip(outputs) {
+        let besides = sidecars.bytes() + (package.model.len() + package.genai_config.len()) as u64;
+        let output = output.stage(package.plan.data_bytes + besides)?;
+        let data = output.create(&package.plan.data_file, package.plan.data_bytes)?;
+        staged.push((output, data));
+    }
+    let total = packages.iter().map(|package| package.plan.data_bytes).sum();
+    let filled: Vec<Package> =
+        packages.iter().zip(&staged).map(|(package, (_, file))| Package { plan: &package.plan, file }).collect();
+    materialize(&filled, &checkpoint, limits, &|done| progress(done, total))?;
     // Stretches between initializers are nobody's work.
-    progress(plan.data_bytes, plan.data_bytes);
-    output.finish(&plan.data_file, &data)?;
+    progress(total, total);
+    for (package, (output, data)) in packages.iter().zip(&mut staged) {
+        output.finish(&package.plan.data_file, data)?;
+    }
     checkpoint.verify_unchanged()?;
-    output.write(&request.filename, &model)?;
-    sidecars.write(&mut output)?;
-    output.write(LAST, genai_config.as_bytes())?;
-    let manifest = Manifest::new(&spec, &plan, accounting, request, &checkpoint, inputs);
-    Ok(Built { output, manifest, spec, plan })
+    let mut built = Vec::with_capacity(packages.len());
+    for (package, (mut output, _)) in packages.into_iter().zip(staged) {
+        let Started { request, plan, accounting, model, genai_config } = package;
+        output.write(&request.filename, &model)?;
+        sidecars.write(&mut output)?;
+        output.write(LAST, genai_config.as_bytes())?;
+        let manifest = Manifest::new(&spec, &plan, accounting, request, &checkpoint, inputs.clone());
+        built.push(Built { output, manifest, plan });
+    }
+    Ok((spec, built))
 }
 
 impl Built {
@@ -103,37 +123,54 @@ impl Built {
     pub fn folder(&self) -> &Path {
         self.output.folder()
     }
+}
 
-    pub fn spec(&self) -> &DecoderSpec {
-        &self.spec
+/// Puts packages in their places, with their manifests, which record their parity where there is some.
+///
+/// Returns those that are in place. Where that fails with one, those before it are there, and its own output and those
+/// after it are as they were.
+pub fn commit(packages: Vec<(Built, Option<Value>)>) -> (Vec<Report>, Result<()>) {
+    let (mut outputs, mut plans) = (Vec::with_capacity(packages.len()), Vec::with_capacity(packages.len()));
+    for (Built { mut output, manifest, plan }, parity) in packages {
+        let manifest = manifest.finish(output.files(), parity);
+        if let Err(error) = output.seal(&manifest) {
+            return (Vec::new(), Err(error));
+        }
+        outputs.push(output);
+        plans.push(plan);
     }
+    let (files, result) = output::commit(outputs);
+    (plans.into_iter().zip(files).map(|(plan, files)| Report { plan, files }).collect(), result)
+}
 
-    /// Puts the package in its place, with its manifest, which records `parity` where there is some.
-    ///
-    /// # Errors
-    /// The output is as it was then.
-    pub fn commit(self, parity: Option<Value>) -> Result<Report> {
-        let manifest = self.manifest.finish(self.output.files(), parity);
-        let files = self.output.commit(&manifest)?;
-        Ok(Report { spec: self.spec, plan: self.plan, files })
-    }
+/// A package of which no weight is read yet.
+struct Started<'a> {
+    request: &'a Request,
+    plan: Plan,
+    accounting: Accounting,
+    model: Vec<u8>,
+    genai_config: String,
 }
 
 struct Planned {
     /// Its tensors under the names of the spec.
     checkpoint: Checkpoint,
     spec: DecoderSpec,
-    plan: Plan,
-    accounting: Accounting,
+    /// A plan for each request, and what becomes of the tensors that it does not read.
+    plans: Vec<(Plan, Accounting)>,
 }
 
-fn planned(checkpoint: &Checkpoint, request: &Request) -> Result<Planned> {
+fn planned<'a>(checkpoint: &Checkpoint, requests: impl Iterator<Item = &'a Request>) -> Result<Planned> {
     refuse_quantized(checkpoint)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
-    let plan = lower(&spec, &request.settings, &format!("{}.data", request.filename))?;
     let checkpoint = checkpoint.renamed(|stored| spec.name_of(stored))?;
-    let accounting = account(&plan, &spec, &checkpoint, &request.allow_unused)?;
-    Ok(Planned { checkpoint, spec, plan, accounting })
+    let plan = |request: &Request| {
+        let plan = lower(&spec, &request.settings, &format!("{}.data", request.filename))?;
+        let accounting = account(&plan, &spec, &checkpoint, &request.allow_unused)?;
+        Ok((plan, accounting))
+    };
+    let plans = requests.map(plan).collect::<Result<_>>()?;
+    Ok(Planned { checkpoint, spec, plans })
 }
 
 /// Weights that are quantized already need a reader of their format.

@@ -34,7 +34,7 @@ mod settings;
 mod sidecar;
 pub mod target;
 
-pub use build::{Built, Report, Request, build, plan};
+pub use build::{Built, Report, Request, build, commit, plan};
 pub use error::{Error, ErrorKind, Result};
 pub use lower::lower;
 pub use output::{Disk, Interrupt, Output};

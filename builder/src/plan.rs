@@ -64,6 +64,16 @@ pub struct RotaryTable {
     pub rows: usize,
 }
 
+impl Rows {
+    /// What is read of the checkpoint, where anything is.
+    pub(crate) fn segments(&self) -> &[Segment] {
+        match self {
+            Self::Checkpoint { segments, .. } => segments,
+            Self::Rotary { .. } => &[],
+        }
+    }
+}
+
 /// Consecutive rows of a matrix in the making.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Segment {
@@ -86,6 +96,22 @@ impl Source {
         match self {
             Self::Constant(_) => None,
             Self::Rows { tensor, .. } | Self::Columns { tensor, .. } => Some(tensor),
+        }
+    }
+
+    /// How many rows this begins after another that reads the same tensor the same way. Rows of a constant are alike.
+    pub(crate) fn rows_after(&self, other: &Self) -> Option<isize> {
+        match (self, other) {
+            (Self::Constant(a), Self::Constant(b)) => (a.to_bits() == b.to_bits()).then_some(0),
+            (Self::Rows { tensor: a, first }, Self::Rows { tensor: b, first: start }) if a == b => {
+                Some(*first as isize - *start as isize)
+            }
+            (Self::Columns { tensor: a, first, total: m }, Self::Columns { tensor: b, first: start, total: n })
+                if (a, m) == (b, n) =>
+            {
+                Some(*first as isize - *start as isize)
+            }
+            _ => None,
         }
     }
 

@@ -1,58 +1,88 @@
-use std::time::Instant;
+use std::{
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
-use genai_builder::{Built, Disk, Interrupt, Output, Request};
+use genai_architectures::DecoderSpec;
+use genai_builder::{Built, Disk, Interrupt, Output};
 use genai_checkpoint::Checkpoint;
 use genai_validate::{ParityReport, Verdict};
 use serde_json::{Map, Value, json};
 
 use super::validate;
 use crate::{
-    args::{BuildArgs, RuntimeArgs},
+    args::{BuildArgs, RuntimeArgs, TargetArgs},
     console::{Progress, event, note, print, print_json},
     failure::{Failure, code},
-    report::{BuildReport, Continuation, Measured, peak_memory},
+    report::{BuildReport, Continuation, Measured, PackageReport, Packages, peak_memory},
     request::{self, Resolved},
     signals,
+    targets::{self, Wanted},
 };
 
 pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
     let started = Instant::now();
-    let Some(output) = &args.output else {
-        return Err(Failure::usage("no output given").with_hint("name a folder with -o DIR"));
-    };
-    // What was typed is looked at before any file is, and the place of the output before any weight is fetched or read.
-    let Resolved { request, token } = request::resolve(&args.target)?;
+    // What was typed is looked at before any file is, and the places of the outputs before any weight is fetched or read.
+    let wanted = targets::wanted(&args.target)?;
+    let folders = targets::folders(&args.target, &wanted, args.output.as_deref())?;
+    let Resolved { requests, limits, token } = request::resolve(&args.target, &wanted)?;
     let interrupt = Interrupt::default();
     signals::interrupt_on_signals(interrupt.clone());
-    event(
-        "start",
-        json!({"command": "build", "version": env!("CARGO_PKG_VERSION"), "output": output.display().to_string()}),
-    );
-    let place = Output::claim(output, Disk::new(interrupt))?;
+    tell_start(&folders, &args.target);
+    let disk = Disk::new(interrupt);
+    let places = folders.iter().map(|folder| Output::claim(folder, disk.clone())).collect::<Result<Vec<_>, _>>()?;
     let checkpoint = request::open(&args.source, args.runtime.offline, &token)?;
-    request::check_output(output, &checkpoint)?;
+    folders.iter().try_for_each(|folder| request::check_output(folder, &checkpoint))?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
     }
     let progress = Progress::start("write");
-    let built = genai_builder::build(&checkpoint, &request, place, &|done, total| progress.at(done, total))?;
+    let jobs = requests.iter().zip(places).collect();
+    let (spec, built) = genai_builder::build(&checkpoint, jobs, &limits, &|done, total| progress.at(done, total))?;
     drop(progress);
     // Of the build alone: the memory of a validation is ONNX Runtime's.
     let measured = Measured { seconds: started.elapsed().as_secs_f64(), peak_memory: peak_memory() };
-    let validation = if args.validate {
+    let mut validations = Vec::new();
+    if args.validate {
         event("stage", json!({"stage": "validate"}));
-        Some(check(&built, &checkpoint, &request, &args.runtime)?)
-    } else {
-        None
-    };
+        for (built, (wanted, folder)) in built.iter().zip(wanted.iter().zip(&folders)) {
+            validations.push(check(built, &checkpoint, &spec, wanted, folder, &args.runtime)?);
+        }
+    }
     event("stage", json!({"stage": "commit"}));
-    let report = built.commit(validation.as_ref().map(|(parity, _)| recorded(parity)))?;
-    event(
-        "done",
-        json!({"files": report.files.len(), "bytes": report.files.iter().map(|(_, bytes)| bytes).sum::<u64>()}),
-    );
-    let report = BuildReport::new(&report, &request.settings, output, measured, validation);
+    let mut parities = validations.iter().map(|(parity, _)| recorded(parity));
+    let packages = built.into_iter().map(|built| (built, parities.next())).collect();
+    let (reports, committed) = genai_builder::commit(packages);
+    committed.map_err(|error| partly(error.into(), &folders[..reports.len()]))?;
+    let files = reports.iter().flat_map(|report| &report.files);
+    event("done", json!({"files": files.clone().count(), "bytes": files.map(|(_, bytes)| bytes).sum::<u64>()}));
+    let mut validations = validations.into_iter();
+    let packages = reports.iter().zip(wanted.iter().zip(&folders));
+    let packages = packages
+        .map(|(report, (wanted, folder))| PackageReport::new(report, wanted, folder, validations.next()))
+        .collect();
+    let report = BuildReport::new(&spec, Packages::of(packages, &args.target), &measured);
     if args.json { print_json(&report) } else { print(&report.to_text()) }
+}
+
+fn tell_start(folders: &[PathBuf], args: &TargetArgs) {
+    let mut outputs: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
+    let mut fields = json!({"command": "build", "version": env!("CARGO_PKG_VERSION")});
+    if args.targets.is_empty() {
+        fields["output"] = json!(outputs.pop());
+    } else {
+        fields["outputs"] = json!(outputs);
+    }
+    event("start", fields);
+}
+
+/// A commit that failed after packages were put in place.
+fn partly(mut failure: Failure, done: &[PathBuf]) -> Failure {
+    if !done.is_empty() {
+        let done: Vec<_> = done.iter().map(|folder| folder.display().to_string()).collect();
+        failure.message.push_str(&format!("; in place are {}, the other outputs are as they were", done.join(", ")));
+    }
+    failure
 }
 
 /// Parity as the manifest keeps it. Figures have three digits: the others differ from machine to machine.
@@ -73,19 +103,24 @@ fn recorded(parity: &ParityReport) -> Value {
     value
 }
 
-/// Runs the package where it is staged. A package that fails is not put in place.
+/// Runs a package where it is staged. Nothing is put in place where one fails.
 fn check(
     built: &Built,
     checkpoint: &Checkpoint,
-    request: &Request,
+    spec: &DecoderSpec,
+    wanted: &Wanted,
+    folder: &Path,
     runtime: &RuntimeArgs,
 ) -> Result<(ParityReport, Continuation), Failure> {
-    let precision = validate::precision(request.settings.precision);
-    let (parity, continuation) = validate::check(built.folder(), checkpoint, built.spec(), precision, runtime)?;
+    let precision = validate::precision(wanted.precision);
+    let (parity, continuation) = validate::check(built.folder(), checkpoint, spec, precision, runtime)?;
     if parity.verdict == Verdict::Fail {
-        return Err(Failure::new(code::VALIDATION_FAILED, format!("validation failed, nothing was written\n{parity}"))
+        let found = [("output".to_owned(), json!(folder.display().to_string())), ("parity".to_owned(), json!(parity))];
+        let message =
+            format!("validation failed, nothing was written\n{} for {}\n{parity}", folder.display(), wanted.name());
+        return Err(Failure::new(code::VALIDATION_FAILED, message)
             .with_hint("without --validate the package is built all the same, to be looked at")
-            .with_report(Map::from_iter([("parity".to_owned(), json!(parity))])));
+            .with_report(Map::from_iter(found)));
     }
     Ok((parity, continuation))
 }

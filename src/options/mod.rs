@@ -79,9 +79,8 @@ impl ExtraOptions {
                 return Err(Failure::usage(format!("extra option {shown:?} is not of the form KEY=VALUE")));
             };
             let typed = key.trim();
-            let former = FORMER.iter().find(|(former, _)| *former == typed);
-            let key = former.map_or(typed, |(_, now)| now);
-            if former.is_some() {
+            let key = present_name(typed);
+            if key != typed {
                 parsed.notes.push(format!("extra option {typed} is called {key} by now"));
             }
             parsed.set(key, value.trim())?;
@@ -101,6 +100,17 @@ impl ExtraOptions {
 
 fn rows() -> impl Iterator<Item = &'static Row> {
     SUBJECTS.iter().flat_map(|(_, rows)| *rows)
+}
+
+/// What an option is called by now.
+fn present_name(typed: &str) -> &str {
+    FORMER.iter().find(|(former, _)| *former == typed).map_or(typed, |(_, now)| now)
+}
+
+/// The options as typed, without those of this name.
+pub(crate) fn without(options: &[String], key: &str) -> Vec<String> {
+    let is_other = |option: &&String| option.split_once('=').is_none_or(|(typed, _)| present_name(typed.trim()) != key);
+    options.iter().filter(is_other).cloned().collect()
 }
 
 fn unknown(key: &str) -> Failure {

@@ -6,15 +6,18 @@ use genai_architectures::Rope;
 use genai_checkpoint::{Checkpoint, Dtype as Stored};
 use genai_quantize::{Buffers, Error as Unfaithful, IntScheme, ScaleDtype, Simd, convert, quantize_rows_with};
 
-use super::{Span, codes::lay_out};
+use super::{
+    Package, Span,
+    batch::{Batch, Taker},
+    codes::lay_out,
+};
 use crate::{
     Error, Result,
     graph::Dtype,
-    output::DataFile,
-    plan::{Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Slot, Source},
+    plan::{Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Source},
 };
 
-/// The buffers of a worker, kept from tile to tile of a job.
+/// The buffers of a worker, kept from tile to tile of a batch.
 pub(super) struct Tile {
     simd: Simd,
     source: Vec<u8>,
@@ -22,7 +25,8 @@ pub(super) struct Tile {
     /// Values of a matrix that is stored the other way round, as they were read.
     columns: Vec<f32>,
     stored: Vec<u8>,
-    turned: Vec<u8>,
+    /// For each taker that stores its rows as columns, these columns.
+    turned: Vec<Vec<u8>>,
     scales: Vec<u8>,
     zero_points: Vec<u8>,
 }
@@ -34,86 +38,91 @@ impl Tile {
         Self { simd, source, values: Vec::new(), columns: Vec::new(), stored, turned, scales, zero_points }
     }
 
-    /// Makes the rows of a span.
+    /// Makes the rows of a span for all who take some. Only what is stored as columns is as large as the span: values
+    /// pass through in strips.
     pub(super) fn make(
         &mut self,
-        job: &Job,
+        batch: &Batch,
         span: &Span,
         checkpoint: &Checkpoint,
-        slots: &[Slot],
-        file: &DataFile,
+        packages: &[Package],
     ) -> Result<()> {
-        let (first_row, rows) = (span.first_row, span.rows);
-        let at = |slot: usize, row_bytes: usize| slots[slot].offset + (first_row * row_bytes) as u64;
-        match job.sink {
-            Sink::Dense { slot, dtype } => {
-                self.fill(job, first_row, rows, checkpoint)?;
-                self.narrow(dtype).map_err(|error| blame(&error, job, first_row))?;
-                file.write_at(&self.stored, at(slot, job.k * dtype.bytes() as usize))
+        let end = span.first_row + span.rows;
+        let shares: Vec<Share> =
+            batch.takers.iter().filter_map(|taker| Share::of(taker, span.first_row..end, packages)).collect();
+        self.turned.resize(shares.len(), Vec::new());
+        for first_row in (span.first_row..end).step_by(span.strip) {
+            let strip = first_row..(first_row + span.strip).min(end);
+            self.fill(batch, strip.clone(), checkpoint)?;
+            for (number, share) in shares.iter().enumerate() {
+                if let Some((rows, at)) = share.taker.part(strip.clone()) {
+                    let values = (rows.start - first_row) * batch.k..(rows.end - first_row) * batch.k;
+                    self.store(number, share, values, at)?;
+                }
             }
-            Sink::Transposed { slot, dtype } => {
-                self.turn(job, span, dtype, checkpoint)?;
-                let stretch = rows * dtype.bytes() as usize;
-                let column_bytes = (job.n * dtype.bytes() as usize) as u64;
-                let start = slots[slot].offset + first_row as u64 * dtype.bytes();
-                if rows == job.n {
-                    return file.write_at(&self.turned, start);
-                }
-                for (column, bytes) in self.turned.chunks_exact(stretch).enumerate() {
-                    file.write_at(bytes, start + column as u64 * column_bytes)?;
-                }
+        }
+        shares.iter().zip(&self.turned).try_for_each(|(share, turned)| share.write_columns(turned))
+    }
+
+    /// Gives some of the values their stored form, as rows of a job from its row `at` on, and writes them, or keeps them
+    /// as columns.
+    fn store(&mut self, number: usize, share: &Share, values: Range<usize>, at: usize) -> Result<()> {
+        let (job, file) = (share.job, share.package.file);
+        match job.sink {
+            Sink::Dense { dtype, .. } | Sink::Transposed { dtype, .. } => self.narrow(values, dtype),
+            Sink::Blocks { scheme, scale_dtype, .. } => self.quantize(scheme, scale_dtype, job.k, values),
+        }
+        .map_err(|error| blame(&error, job, at))?;
+        let place = |slot: usize, row_bytes: usize| share.slot(slot) + (at * row_bytes) as u64;
+        match job.sink {
+            Sink::Dense { slot, dtype } => file.write_at(&self.stored, place(slot, job.k * dtype.bytes() as usize)),
+            Sink::Transposed { dtype, .. } => {
+                self.turn(number, share, at - share.at, dtype);
                 Ok(())
             }
             Sink::Blocks { scheme, layout, scale_dtype, codes, scales, zero_points } => {
-                self.fill(job, first_row, rows, checkpoint)?;
-                self.quantize(scheme, scale_dtype, job.k, rows).map_err(|error| blame(&error, job, first_row))?;
+                let rows = self.scales.len() / (scheme.blocks(job.k) * scale_dtype.size());
                 lay_out(layout, scheme, job.k, rows, &mut self.stored, &mut self.zero_points);
-                let [codes_before, zero_points_before] = layout.bytes_of_rows(scheme, job.k, first_row);
-                file.write_at(&self.stored, slots[codes].offset + codes_before as u64)?;
-                file.write_at(&self.scales, at(scales, scheme.blocks(job.k) * scale_dtype.size()))?;
+                let [codes_before, zero_points_before] = layout.bytes_of_rows(scheme, job.k, at);
+                file.write_at(&self.stored, share.slot(codes) + codes_before as u64)?;
+                file.write_at(&self.scales, place(scales, scheme.blocks(job.k) * scale_dtype.size()))?;
                 match zero_points {
-                    Some(slot) => file.write_at(&self.zero_points, slots[slot].offset + zero_points_before as u64),
+                    Some(slot) => file.write_at(&self.zero_points, share.slot(slot) + zero_points_before as u64),
                     None => Ok(()),
                 }
             }
         }
     }
 
-    /// The rows of a span in their stored form, as columns. Only the stored form is as large as the span: values pass
-    /// through in strips.
-    fn turn(&mut self, job: &Job, span: &Span, dtype: Dtype, checkpoint: &Checkpoint) -> Result<()> {
-        resize(&mut self.turned, span.rows * job.k * dtype.bytes() as usize);
-        for done in (0..span.rows).step_by(span.strip) {
-            let (first_row, rows) = (span.first_row + done, span.strip.min(span.rows - done));
-            self.fill(job, first_row, rows, checkpoint)?;
-            self.narrow(dtype).map_err(|error| blame(&error, job, first_row))?;
-            if dtype.bytes() == 2 {
-                let (stored, turned) = (self.stored.as_chunks::<2>().0, self.turned.as_chunks_mut::<2>().0);
-                transpose(stored, job.k, &mut turned[done..], span.rows);
-            } else {
-                let (stored, turned) = (self.stored.as_chunks::<4>().0, self.turned.as_chunks_mut::<4>().0);
-                transpose(stored, job.k, &mut turned[done..], span.rows);
-            }
+    /// Puts the rows in their stored form into the columns of a share, from its row `done` on.
+    fn turn(&mut self, number: usize, share: &Share, done: usize, dtype: Dtype) {
+        let turned = &mut self.turned[number];
+        resize(turned, share.rows * share.job.k * dtype.bytes() as usize);
+        if dtype.bytes() == 2 {
+            let (stored, turned) = (self.stored.as_chunks::<2>().0, turned.as_chunks_mut::<2>().0);
+            transpose(stored, share.job.k, &mut turned[done..], share.rows);
+        } else {
+            let (stored, turned) = (self.stored.as_chunks::<4>().0, turned.as_chunks_mut::<4>().0);
+            transpose(stored, share.job.k, &mut turned[done..], share.rows);
         }
-        Ok(())
     }
 
-    /// The values of rows `first_row..first_row + rows` of a job.
-    fn fill(&mut self, job: &Job, first_row: usize, rows: usize, checkpoint: &Checkpoint) -> Result<()> {
-        resize(&mut self.values, rows * job.k);
-        match &job.rows {
+    /// The values of some rows of a batch.
+    fn fill(&mut self, batch: &Batch, rows: Range<usize>, checkpoint: &Checkpoint) -> Result<()> {
+        resize(&mut self.values, rows.len() * batch.k);
+        match &batch.rows {
             Rows::Checkpoint { segments, plus } => {
                 let mut start = 0;
-                for piece in pieces(segments, first_row, rows) {
-                    let end = start + piece.rows * job.k;
-                    self.read(&piece, job.k, start..end, checkpoint)?;
+                for piece in pieces(segments, rows.start, rows.len()) {
+                    let end = start + piece.rows * batch.k;
+                    self.read(&piece, batch.k, start..end, checkpoint)?;
                     start = end;
                 }
                 if *plus != 0.0 {
                     self.values.iter_mut().for_each(|value| *value += plus);
                 }
             }
-            Rows::Rotary { rope, part, tables } => self.rotary(rope, *part, tables, first_row, rows),
+            Rows::Rotary { rope, part, tables } => self.rotary(rope, *part, tables, rows.start, rows.len()),
         }
         Ok(())
     }
@@ -165,14 +174,15 @@ impl Tile {
         }
     }
 
-    /// Rounds the values to a float dtype.
-    fn narrow(&mut self, dtype: Dtype) -> Result<(), Unfaithful> {
-        resize(&mut self.stored, self.values.len() * dtype.bytes() as usize);
+    /// Rounds some of the values to a float dtype.
+    fn narrow(&mut self, values: Range<usize>, dtype: Dtype) -> Result<(), Unfaithful> {
+        resize(&mut self.stored, values.len() * dtype.bytes() as usize);
+        let values = &self.values[values];
         match dtype {
-            Dtype::F16 => convert::f32_to_f16(self.simd, &self.values, &mut self.stored),
-            Dtype::Bf16 => convert::f32_to_bf16(self.simd, &self.values, &mut self.stored),
+            Dtype::F16 => convert::f32_to_f16(self.simd, values, &mut self.stored),
+            Dtype::Bf16 => convert::f32_to_bf16(self.simd, values, &mut self.stored),
             _ => {
-                for (bytes, value) in self.stored.as_chunks_mut::<4>().0.iter_mut().zip(&self.values) {
+                for (bytes, value) in self.stored.as_chunks_mut::<4>().0.iter_mut().zip(values) {
                     *bytes = value.to_le_bytes();
                 }
                 Ok(())
@@ -180,18 +190,59 @@ impl Tile {
         }
     }
 
+    /// Turns some of the values, rows of `k`, into codes.
     fn quantize(
         &mut self,
         scheme: IntScheme,
         scale_dtype: ScaleDtype,
         k: usize,
-        rows: usize,
+        values: Range<usize>,
     ) -> Result<(), Unfaithful> {
+        let rows = values.len() / k;
         resize(&mut self.stored, rows * scheme.code_bytes_per_row(k));
         resize(&mut self.scales, rows * scheme.blocks(k) * scale_dtype.size());
         resize(&mut self.zero_points, rows * scheme.zero_point_bytes_per_row(k));
         let (codes, scales, zero_points) = (&mut *self.stored, &mut *self.scales, &mut *self.zero_points);
-        quantize_rows_with(self.simd, scheme, scale_dtype, &self.values, k, Buffers { codes, scales, zero_points })
+        let buffers = Buffers { codes, scales, zero_points };
+        quantize_rows_with(self.simd, scheme, scale_dtype, &self.values[values], k, buffers)
+    }
+}
+
+/// What a job takes of a span: `rows` rows, its own from `at` on.
+struct Share<'a> {
+    package: &'a Package<'a>,
+    job: &'a Job,
+    taker: &'a Taker,
+    rows: usize,
+    at: usize,
+}
+
+impl<'a> Share<'a> {
+    fn of(taker: &'a Taker, span: Range<usize>, packages: &'a [Package]) -> Option<Self> {
+        let (rows, at) = taker.part(span)?;
+        let package = &packages[taker.plan];
+        Some(Self { package, job: &package.plan.jobs[taker.job], taker, rows: rows.len(), at })
+    }
+
+    /// Where a slot begins in the data file.
+    fn slot(&self, slot: usize) -> u64 {
+        self.package.plan.slots[slot].offset
+    }
+
+    /// Writes its columns, where it is stored so: all at once, or each to its place.
+    fn write_columns(&self, turned: &[u8]) -> Result<()> {
+        let (job, file) = (self.job, self.package.file);
+        let Sink::Transposed { slot, dtype } = job.sink else { return Ok(()) };
+        let stretch = self.rows * dtype.bytes() as usize;
+        let column_bytes = job.n as u64 * dtype.bytes();
+        let start = self.slot(slot) + self.at as u64 * dtype.bytes();
+        if self.rows == job.n {
+            return file.write_at(turned, start);
+        }
+        for (column, bytes) in turned.chunks_exact(stretch).enumerate() {
+            file.write_at(bytes, start + column as u64 * column_bytes)?;
+        }
+        Ok(())
     }
 }
 

@@ -44,8 +44,8 @@ pub(crate) const LAST: &str = "genai_config.json";
 pub struct Output {
     place: Place,
     disk: Disk,
-    /// Folders that were made for the output, innermost first.
-    parents: Vec<PathBuf>,
+    /// Of what it leaves behind, in the disk's [`Interrupt`].
+    number: usize,
     committed: bool,
     /// Dropped last.
     lock: Lock,
@@ -68,9 +68,8 @@ impl Output {
                 return Err(error);
             }
         };
-        *disk.interrupt().remains() =
-            Remains { staging: None, lock: Some(lock.path.clone()), parents: parents.clone() };
-        let output = Self { place, disk, parents, committed: false, lock };
+        let number = disk.interrupt().note(Remains { staging: None, lock: Some(lock.path.clone()), parents });
+        let output = Self { place, disk, number, committed: false, lock };
         Journal::recover(&output.place, &output.disk)?;
         for leftover in output.place.leftovers()? {
             let is_folder = fs::symlink_metadata(&leftover).is_ok_and(|metadata| metadata.is_dir());
@@ -90,7 +89,9 @@ impl Output {
         let run = Run::new();
         let folder = self.place.staging(&run);
         // Known before it is there, so that an interruption cannot come in between.
-        self.disk.interrupt().remains().staging = Some(folder.clone());
+        if let Some(remains) = self.disk.interrupt().remains().get_mut(&self.number) {
+            remains.staging = Some(folder.clone());
+        }
         let staged = StagedOutput { output: self, folder, run, files: BTreeMap::new() };
         staged.output.disk.create_folder(&staged.folder).map_err(|error| staged.output.place.blocked(error))?;
         Ok(staged)
@@ -99,14 +100,21 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        *self.disk.interrupt().remains() = Remains::default();
+        let mut all = self.disk.interrupt().remains();
+        let parents = all.remove(&self.number).map(|remains| remains.parents).unwrap_or_default();
         if !self.committed {
             let disk = self.disk.unstoppable();
             // Of the lock file, which is in the innermost of them.
-            if !self.parents.is_empty() {
+            if !parents.is_empty() {
                 self.lock.remove_file();
             }
-            self.parents.iter().for_each(|parent| drop(disk.remove_folder(parent)));
+            let left = parents.into_iter().filter(|parent| disk.remove_folder(parent).is_err());
+            // Another output of the same build may lie in what is not empty.
+            if let Some(mut other) = all.last_entry() {
+                other.get_mut().parents.extend(left);
+            } else {
+                left.for_each(drop);
+            }
         }
     }
 }
@@ -157,32 +165,30 @@ impl StagedOutput {
         Ok(())
     }
 
-    /// Adds the manifest and the checksums, and puts the package in place. Returns its files with their sizes.
-    pub(crate) fn commit(mut self, manifest: &[u8]) -> Result<Vec<(String, u64)>> {
+    /// Adds the manifest and the checksums: the package is complete, and what is left is to put it in place.
+    ///
+    /// # Errors
+    /// What would be in its way there.
+    pub(crate) fn seal(&mut self, manifest: &[u8]) -> Result<()> {
         self.write(MANIFEST, manifest)?;
         let sums = sums(&self.files);
         self.write(SUMS, sums.as_bytes())?;
         self.output.disk.sync_folder(&self.folder)?;
+        if self.output.place.target.exists() {
+            self.check_folders(&Previous::look(&self.output.place)?)
+        } else {
+            Ok(())
+        }
+    }
 
-        let interrupt = self.output.disk.interrupt().clone();
-        // Held to the end of the commit, so that `Interrupt::clean` waits for it.
-        let mut remains = interrupt.remains();
-        if interrupt.is_requested() {
-            return Err(Error::Interrupted);
-        }
-        let disk = self.output.disk.unstoppable();
-        self.put_in_place(&disk)?;
-        self.output.committed = true;
-        remains.staging = None;
-        // The package is there; what is left over, the next build removes.
-        for folder in [&self.folder, &self.output.place.aside(&self.run)] {
-            if folder.exists() {
-                let _ = disk.remove_tree(folder);
-            }
-        }
-        let mut files: Vec<_> = self.files.iter().map(|(name, digest)| (name.clone(), digest.bytes)).collect();
-        files.sort_by(|(a, _), (b, _)| (a == LAST, a).cmp(&(b == LAST, b)));
-        Ok(files)
+    /// A folder is not replaced by a file.
+    fn check_folders(&self, previous: &Previous) -> Result<()> {
+        let Some(name) = self.files.keys().find(|name| previous.folders.contains(*name)) else { return Ok(()) };
+        Err(Error::Output {
+            path: self.output.place.named.clone(),
+            reason: format!("has a folder named {name}, where the package has a file"),
+            hint: Some("remove that folder, or give another output".to_owned()),
+        })
     }
 
     fn put_in_place(&self, disk: &Disk) -> Result<()> {
@@ -195,13 +201,7 @@ impl StagedOutput {
             });
         }
         let previous = Previous::look(place)?;
-        if let Some(name) = self.files.keys().find(|name| previous.folders.contains(*name)) {
-            return Err(Error::Output {
-                path: place.named.clone(),
-                reason: format!("has a folder named {name}, where the package has a file"),
-                hint: Some("remove that folder, or give another output".to_owned()),
-            });
-        }
+        self.check_folders(&previous)?;
         let swappable =
             place.beside != place.target && same_owner(&self.folder, &place.target) && !is_current(&place.target);
         if previous.is_ours() && swappable {
@@ -222,6 +222,42 @@ impl StagedOutput {
         old.sort_by_key(|name| name != LAST);
         Journal::commit(place, disk, &self.run, new, old).map_err(|error| place.blocked(error))
     }
+}
+
+/// Puts sealed packages in place, one after the other, up to one with which it fails. Returns the files of those that are
+/// in place with their sizes, and that failure.
+///
+/// An interruption finds none of them or all of them done, where they were claimed on one disk.
+pub(crate) fn commit(mut packages: Vec<StagedOutput>) -> (Vec<Vec<(String, u64)>>, Result<()>) {
+    let mut done = Vec::new();
+    let Some(interrupt) = packages.first().map(|package| package.output.disk.interrupt().clone()) else {
+        return (done, Ok(()));
+    };
+    // Held to the end of the commit, so that `Interrupt::clean` waits for it. Dropped before the packages, which want it.
+    let mut remains = interrupt.remains();
+    if interrupt.is_requested() {
+        return (done, Err(Error::Interrupted));
+    }
+    for package in &mut packages {
+        let disk = package.output.disk.unstoppable();
+        if let Err(error) = package.put_in_place(&disk) {
+            return (done, Err(error));
+        }
+        package.output.committed = true;
+        if let Some(remains) = remains.get_mut(&package.output.number) {
+            remains.staging = None;
+        }
+        // The package is there; what is left over, the next build removes.
+        for folder in [&package.folder, &package.output.place.aside(&package.run)] {
+            if folder.exists() {
+                let _ = disk.remove_tree(folder);
+            }
+        }
+        let mut files: Vec<_> = package.files.iter().map(|(name, digest)| (name.clone(), digest.bytes)).collect();
+        files.sort_by(|(a, _), (b, _)| (a == LAST, a).cmp(&(b == LAST, b)));
+        done.push(files);
+    }
+    (done, Ok(()))
 }
 
 impl Drop for StagedOutput {
