@@ -114,6 +114,13 @@ pub(crate) struct TargetArgs {
     #[arg(long = "extra_options", alias = "extra-options", num_args = 1.., value_name = "KEY=VALUE")]
     pub(crate) extra_options: Vec<String>,
 
+    /// Leave out extra options of unknown names, with a warning
+    #[arg(long = "lenient-options", alias = "lenient_options")]
+    pub(crate) lenient_options: bool,
+
+    #[command(flatten)]
+    pub(crate) envelope: EnvelopeArgs,
+
     /// Tensors that may be left out, by name; * stands for any text. Without it a tensor that is no part of the model
     /// is an error
     #[arg(long = "allow-unused", alias = "allow_unused", value_name = "PATTERN")]
@@ -130,6 +137,34 @@ pub(crate) struct TargetArgs {
     /// Worker threads [default: one per core]
     #[arg(short = 'j', long)]
     pub(crate) threads: Option<usize>,
+}
+
+/// The structured options of onnxruntime-genai's model builder. Each is a JSON object, or the path of a file with one.
+#[derive(Debug, Default, Args)]
+pub(crate) struct EnvelopeArgs {
+    /// What the package is, as a JSON object or a file with one: quant_config, attention, optimizations
+    #[arg(long = "target_options", alias = "target-options", value_name = "JSON")]
+    pub(crate) target_options: Option<String>,
+
+    /// What is added to genai_config.json: search, model, engine, speculative, runtime_profiles
+    #[arg(long = "runtime_config", alias = "runtime-config", value_name = "JSON")]
+    pub(crate) runtime_config: Option<String>,
+
+    /// The same as `search` of --runtime_config
+    #[arg(long, value_name = "JSON")]
+    pub(crate) search: Option<String>,
+
+    /// For decoding with drafts: aux_hidden_state_layers
+    #[arg(long = "speculative_options", alias = "speculative-options", value_name = "JSON")]
+    pub(crate) speculative_options: Option<String>,
+
+    /// No drafter is supported: drafter_type must be none
+    #[arg(long = "drafter_options", alias = "drafter-options", value_name = "JSON")]
+    pub(crate) drafter_options: Option<String>,
+
+    /// The version of these options: 2, or 1 where there are none
+    #[arg(long = "builder_config_version", alias = "builder-config-version", value_name = "VERSION")]
+    pub(crate) builder_config_version: Option<u8>,
 }
 
 #[derive(Debug, Args)]

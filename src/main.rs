@@ -4,6 +4,7 @@
 mod args;
 mod commands;
 mod console;
+mod envelope;
 mod failure;
 mod hub;
 mod options;

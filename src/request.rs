@@ -3,7 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
-    DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, Settings, Target, materialize::Limits, target::MatrixForm,
+    DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, RuntimeConfig, Settings, Target, materialize::Limits,
+    target::MatrixForm,
 };
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
@@ -11,10 +12,11 @@ use genai_quantize::Simd;
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
     console::note,
+    envelope::Envelope,
     failure::Failure,
     hub,
     options::{self, ExtraOptions, Graph, Session},
-    targets::Wanted,
+    targets::{self, Wanted},
     token::TokenChoice,
 };
 
@@ -36,38 +38,51 @@ pub(crate) fn open(source: &SourceArgs, offline: bool, token: &TokenChoice) -> R
 
 /// What a build is to make, how, and how its checkpoint is fetched.
 pub(crate) struct Resolved {
-    /// A package for each that is wanted, in this order.
+    pub(crate) wanted: Vec<Wanted>,
+    /// A package for each of these.
     pub(crate) requests: Vec<Request>,
     pub(crate) limits: Limits,
     pub(crate) token: TokenChoice,
 }
 
-pub(crate) fn resolve(args: &TargetArgs, wanted: &[Wanted]) -> Result<Resolved, Failure> {
-    let options = ExtraOptions::parse(&args.extra_options)?;
+pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
+    let mut envelope = Envelope::read(&args.envelope)?;
+    let wanted = targets::wanted(args, &envelope)?;
+    let mut typed = args.extra_options.clone();
+    if args.lenient_options {
+        options::take_unknown(&mut typed).iter().for_each(|line| note(&format!("warning: {line}")));
+    }
+    let options = ExtraOptions::parse(&typed)?;
     options.notes.iter().for_each(|line| note(&format!("note: {line}")));
+    if let Some(tokens) = options.session.max_draft_tokens {
+        envelope.set_draft_tokens(tokens)?;
+    }
     let threads = match args.threads {
         Some(0) => return Err(Failure::usage("--threads is 0, expected at least 1")),
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let requests = settings_of_all(args, wanted)?.into_iter().map(|settings| Request {
+    let requests = settings_of_all(&typed, &envelope, &wanted)?.into_iter().map(|settings| Request {
         settings,
         filename: options.source.filename.clone().unwrap_or_else(|| "model.onnx".to_owned()),
         allow_unused: args.allow_unused.clone(),
         hash_inputs: args.hash_inputs,
+        runtime_config: RuntimeConfig { object: envelope.runtime_config.clone() },
     });
     let requests = requests.collect();
     let limits = Limits { max_memory: memory(&args.max_memory)?, threads, simd: simd()? };
-    Ok(Resolved { requests, limits, token: options.source.hf_token })
+    Ok(Resolved { wanted, requests, limits, token: options.source.hf_token })
 }
 
 /// The settings of each package. Of several packages an option need have a meaning for one only; the others are made
 /// without it, which is told.
-fn settings_of_all(args: &TargetArgs, wanted: &[Wanted]) -> Result<Vec<Settings>, Failure> {
+fn settings_of_all(typed: &[String], envelope: &Envelope, wanted: &[Wanted]) -> Result<Vec<Settings>, Failure> {
     let mut all = Vec::with_capacity(wanted.len());
     let mut left_out: BTreeMap<String, (Vec<String>, Failure)> = BTreeMap::new();
     for one in wanted {
-        let mut typed = args.extra_options.clone();
+        let given = envelope.target.extra_options(one, typed)?;
+        let given = given.iter().map(|given| format!("{}={}", given.key, given.value));
+        let mut typed: Vec<String> = typed.iter().cloned().chain(given).collect();
         let settings = loop {
             let failure = match settings(one.target, one.precision, &ExtraOptions::parse(&typed)?) {
                 Ok(settings) => break settings,

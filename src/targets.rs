@@ -7,6 +7,7 @@ use genai_builder::{Precision, Target};
 
 use crate::{
     args::{PrecisionArg, TargetArgs},
+    envelope::Envelope,
     failure::Failure,
 };
 
@@ -20,6 +21,10 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
+    pub(crate) fn of(target: &'static Target, precision: Precision) -> Self {
+        Self { target, precision, folder: None }
+    }
+
     /// `int4:cpu`, as it is typed.
     pub(crate) fn name(&self) -> String {
         format!("{}:{}", self.precision.name(), self.target.provider)
@@ -27,17 +32,17 @@ impl Wanted {
 }
 
 /// The packages that were asked for, at least one.
-pub(crate) fn wanted(args: &TargetArgs) -> Result<Vec<Wanted>, Failure> {
+pub(crate) fn wanted(args: &TargetArgs, envelope: &Envelope) -> Result<Vec<Wanted>, Failure> {
     if !args.targets.is_empty() {
         return args.targets.iter().map(|typed| parse(typed)).collect();
     }
-    let Some(precision) = args.precision else {
+    let Some(precision) = args.precision.map(Precision::from).or(envelope.target.precision()) else {
         return Err(Failure::usage("no precision given").with_hint("-p fp32, fp16, bf16, int8 or int4"));
     };
     let Some(provider) = &args.execution_provider else {
         return Err(Failure::usage("no execution provider given").with_hint("-e cpu or -e cuda"));
     };
-    Ok(vec![Wanted { target: Target::find(provider)?, precision: precision.into(), folder: None }])
+    Ok(vec![Wanted::of(Target::find(provider)?, precision)])
 }
 
 fn parse(typed: &str) -> Result<Wanted, Failure> {

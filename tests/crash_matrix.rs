@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use genai_builder::output::{Action, Fault};
-use genai_builder::{Disk, Error, Interrupt, Output, Precision, Request, Settings, Target, materialize::Limits};
+use genai_builder::{
+    Disk, Error, Interrupt, Output, Precision, Request, RuntimeConfig, Settings, Target, materialize::Limits,
+};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 
@@ -47,6 +49,7 @@ fn request(precision: Precision) -> Request {
         filename: "model.onnx".to_owned(),
         allow_unused: Vec::new(),
         hash_inputs: false,
+        runtime_config: RuntimeConfig::default(),
     }
 }
 

@@ -24,6 +24,7 @@ mod refusals;
 mod reliability;
 mod same_bytes;
 mod several;
+mod structured;
 mod support;
 mod tidy;
 mod verify;

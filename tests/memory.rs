@@ -11,7 +11,9 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use genai_builder::{Disk, Interrupt, Output, Precision, Request, Settings, Target, materialize::Limits};
+use genai_builder::{
+    Disk, Interrupt, Output, Precision, Request, RuntimeConfig, Settings, Target, materialize::Limits,
+};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 
@@ -104,7 +106,13 @@ fn build(checkpoint: &Checkpoint, wanted: &[(Precision, &str)], budget: usize, t
 
 fn request(precision: Precision, provider: &str) -> Request {
     let settings = Settings::of(Target::find(provider).unwrap(), precision).unwrap();
-    Request { settings, filename: "model.onnx".to_owned(), allow_unused: Vec::new(), hash_inputs: false }
+    Request {
+        settings,
+        filename: "model.onnx".to_owned(),
+        allow_unused: Vec::new(),
+        hash_inputs: false,
+        runtime_config: RuntimeConfig::default(),
+    }
 }
 
 /// Bytes that this process has read so far, from files or their pages in memory. Only Linux tells.

@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use genai_builder::output::{Action, Fault};
-use genai_builder::{Disk, Error, Interrupt, Output, Precision, Request, Settings, Target, materialize::Limits};
+use genai_builder::{
+    Disk, Error, Interrupt, Output, Precision, Request, RuntimeConfig, Settings, Target, materialize::Limits,
+};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 use serde_json::{Value, json};
@@ -234,6 +236,7 @@ fn build_two(outputs: &[PathBuf; 2], disk: &Disk) -> Result<(), Error> {
         filename: "model.onnx".to_owned(),
         allow_unused: Vec::new(),
         hash_inputs: false,
+        runtime_config: RuntimeConfig::default(),
     };
     let requests = [request(Precision::Int4), request(Precision::Fp32)];
     let places = outputs.iter().map(|output| Output::claim(output, disk.clone())).collect::<Result<Vec<_>, _>>()?;

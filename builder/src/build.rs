@@ -7,7 +7,7 @@ use genai_checkpoint::Checkpoint;
 use serde_json::Value;
 
 use crate::{
-    Error, Output, Plan, Result, Settings,
+    Error, Output, Plan, Result, RuntimeConfig, Settings,
     accounting::{Accounting, account},
     genai_config::{GenaiConfig, Sources},
     lower,
@@ -27,6 +27,8 @@ pub struct Request {
     pub allow_unused: Vec<String>,
     /// Whether weight files are hashed for the manifest where the Hub cache does not tell their hashes.
     pub hash_inputs: bool,
+    /// What is added to `genai_config.json`.
+    pub runtime_config: RuntimeConfig,
 }
 
 /// A finished package that is not in its place yet; dropped without a commit, it is gone.
@@ -79,7 +81,8 @@ pub fn build(
     for (request, (plan, accounting)) in requests.iter().copied().zip(plans) {
         let positions = plan.graph.inputs.iter().any(|input| plan.graph.name(*input) == "position_ids");
         let genai_config = GenaiConfig::new(&spec, &request.settings, &request.filename, positions, &sources)?;
-        let (model, genai_config) = (plan.model_bytes(), genai_config.to_json());
+        let genai_config = genai_config.to_json(&request.settings, &request.runtime_config)?;
+        let model = plan.model_bytes();
         packages.push(Started { request, plan, accounting, model, genai_config });
     }
 

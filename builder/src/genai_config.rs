@@ -9,7 +9,7 @@ use genai_architectures::{DecoderSpec, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Error, Result, Settings, sidecar::TokenizerFacts};
+use crate::{Error, Result, RuntimeConfig, Settings, sidecar::TokenizerFacts};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct GenaiConfig {
@@ -157,11 +157,12 @@ impl GenaiConfig {
         })
     }
 
-    pub(crate) fn to_json(&self) -> String {
+    /// The file, with what the user adds to it.
+    pub(crate) fn to_json(&self, settings: &Settings, runtime: &RuntimeConfig) -> Result<String> {
         // Serializing plain structs of numbers and strings does not fail.
-        let mut text = serde_json::to_string_pretty(self).unwrap_or_default();
-        text.push('\n');
-        text
+        let mut value = serde_json::to_value(self).unwrap_or_default();
+        runtime.merge_into(&mut value, settings)?;
+        Ok(format!("{value:#}\n"))
     }
 }
 

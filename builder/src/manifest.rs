@@ -83,6 +83,8 @@ struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     accuracy_level: Option<u8>,
     allow_unused: Vec<String>,
+    #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
+    runtime_config: serde_json::Map<String, Value>,
 }
 
 /// What became of every tensor of the checkpoint.
@@ -160,6 +162,7 @@ impl Manifest {
                 is_symmetric: scheme.map(|scheme| scheme.is_symmetric()),
                 accuracy_level: scheme.map(|_| settings.accuracy_level),
                 allow_unused: request.allow_unused.clone(),
+                runtime_config: request.runtime_config.object.clone(),
             },
             accounting: Counts {
                 tensors: checkpoint.tensors().len(),

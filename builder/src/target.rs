@@ -259,6 +259,11 @@ impl Target {
         })
     }
 
+    /// Whether onnxruntime-genai loads runtime profiles for it: choices by the memory of the device.
+    pub fn takes_profiles(&self) -> bool {
+        self.provider == "cuda"
+    }
+
     /// What it runs at a precision.
     pub fn cell(&self, precision: Precision) -> Option<&'static Cell>
     where

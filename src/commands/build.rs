@@ -23,9 +23,8 @@ use crate::{
 pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
     let started = Instant::now();
     // What was typed is looked at before any file is, and the places of the outputs before any weight is fetched or read.
-    let wanted = targets::wanted(&args.target)?;
+    let Resolved { wanted, requests, limits, token } = request::resolve(&args.target)?;
     let folders = targets::folders(&args.target, &wanted, args.output.as_deref())?;
-    let Resolved { requests, limits, token } = request::resolve(&args.target, &wanted)?;
     let interrupt = Interrupt::default();
     signals::interrupt_on_signals(interrupt.clone());
     tell_start(&folders, &args.target);

@@ -6,12 +6,10 @@ use crate::{
     failure::Failure,
     report::{PackagePlan, Packages, PlanReport},
     request::{self, Resolved},
-    targets,
 };
 
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
-    let wanted = targets::wanted(&args.target)?;
-    let Resolved { requests, limits, token } = request::resolve(&args.target, &wanted)?;
+    let Resolved { wanted, requests, limits, token } = request::resolve(&args.target)?;
     let checkpoint = request::open(&args.source, args.offline, &token)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));

@@ -113,10 +113,22 @@ pub(crate) fn without(options: &[String], key: &str) -> Vec<String> {
     options.iter().filter(is_other).cloned().collect()
 }
 
+/// Takes options of unknown names out of those that were typed. Returns a line about each.
+pub(crate) fn take_unknown(options: &mut Vec<String>) -> Vec<String> {
+    let is_unknown = |option: &mut String| {
+        let key = option.split_once('=').map(|(typed, _)| present_name(typed.trim()));
+        key.is_some_and(|key| rows().all(|row| row.key != key))
+    };
+    let line = |option: String| {
+        let key = option.split_once('=').map_or("", |(typed, _)| typed.trim());
+        let near = closest(rows().map(|row| row.key), key).map(|near| format!("; did you mean {near}?"));
+        format!("unknown extra option {key:?} is left out{}", near.unwrap_or_default())
+    };
+    options.extract_if(.., is_unknown).map(line).collect()
+}
+
 fn unknown(key: &str) -> Failure {
-    let closest = rows().max_by_key(|row| shared_letters(row.key, key));
-    let hint = closest.filter(|row| 2 * shared_letters(row.key, key) > key.len());
-    let hint = hint.map(|row| format!("did you mean {}? ", row.key)).unwrap_or_default();
+    let hint = closest(rows().map(|row| row.key), key).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
     let known: Vec<_> = rows().map(|row| row.key).collect();
     Failure::usage(format!("unknown extra option {key:?}")).with_hint(format!("{hint}known: {}", known.join(", ")))
 }
@@ -152,6 +164,12 @@ fn boolean(value: &str) -> Result<bool, Wrong> {
         "false" | "False" | "0" => Ok(false),
         _ => Err(Wrong::Value),
     }
+}
+
+/// The name that was probably meant, where one is near enough.
+pub(crate) fn closest<'a>(known: impl Iterator<Item = &'a str>, typed: &str) -> Option<&'a str> {
+    let nearest = known.max_by_key(|known| shared_letters(known, typed));
+    nearest.filter(|known| 2 * shared_letters(known, typed) > typed.len())
 }
 
 /// Letters of `typed` that occur in `known` in the same order: how near a mistyped name is.

@@ -1,6 +1,6 @@
 //! What a session of the runtime is opened with, and what decides the target's own variants.
 
-use super::{Row, boolean};
+use super::{Row, Wrong, boolean};
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Session {
@@ -12,6 +12,7 @@ pub(crate) struct Session {
     pub(crate) use_qdq: Option<bool>,
     pub(crate) use_device_allocator_for_initializers: Option<bool>,
     pub(crate) enable_cuda_fpa_intb_gemm: Option<bool>,
+    pub(crate) max_draft_tokens: Option<u8>,
 }
 
 macro_rules! switch {
@@ -81,4 +82,17 @@ pub(super) const ROWS: &[Row] = &[
         "cuda with int4, int8",
         "The session option `ep.cuda.fpa_intb_gemm`: products of float activations and integer weights by CUTLASS."
     ),
+    Row {
+        key: "max_draft_tokens",
+        values: "a number from 1 to 16",
+        default: "that of the runtime, 4",
+        applies: "",
+        about: "How many tokens the runtime drafts at most before the model checks them: `speculative.max_draft_tokens` \
+                of `genai_config.json`.",
+        set: |options, value| {
+            let tokens = value.parse().ok().filter(|tokens| (1..=16).contains(tokens));
+            options.session.max_draft_tokens = Some(tokens.ok_or(Wrong::Value)?);
+            Ok(())
+        },
+    },
 ];
