@@ -138,13 +138,13 @@ impl Lowering<'_> {
     }
 }
 
-/// The name that starts and ends most alike.
+/// The name that has the typed one in it, or starts and ends most alike.
 fn closest<'a>(names: &'a [String], typed: &str) -> Option<&'a String> {
     let alike = |name: &String| {
         let shorter = name.len().min(typed.len());
         let start = name.bytes().zip(typed.bytes()).take_while(|(a, b)| a == b).count();
         let end = name.bytes().rev().zip(typed.bytes().rev()).take_while(|(a, b)| a == b).count();
-        start + end.min(shorter - start)
+        if name.contains(typed) { usize::MAX } else { start + end.min(shorter - start) }
     };
     // Of equals the first.
     names.iter().rev().max_by_key(|name| alike(name))
