@@ -20,6 +20,9 @@ use crate::support::{
 /// How far a logit may be off, in units of the spread of the logits: what passes in the table of tolerances for fp32.
 const LIMIT: f64 = 1e-4;
 
+/// The same for activations in fp16, as for other packages.
+const F16_LIMIT: f64 = 0.1;
+
 fn scheme(bits: usize, block_size: usize, symmetric: bool, method: Method) -> IntScheme {
     IntScheme::new(bits, block_size, symmetric).unwrap().with_method(method)
 }
@@ -61,6 +64,31 @@ fn packages_of_every_method_compute_with_the_rounded_weights() {
                 Tables::Rounded,
             )?;
             expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Growing), LIMIT)
+        },
+    );
+}
+
+/// The same in f16, whose kernels the CPU has too: scales are rounded when they are stored.
+#[test]
+fn packages_in_f16_compute_with_the_rounded_weights() {
+    let cases: Vec<_> = ["llama-default", "llama-tied", "qwen2-tied"]
+        .into_iter()
+        .flat_map(|name| {
+            [(name, "int4", "rtn", true), (name, "int8", "rtn", false)]
+                .into_iter()
+                .chain(["int4", "int8"].map(|precision| (name, precision, "k_quant", false)))
+        })
+        .collect();
+    for_each(
+        &cases,
+        |case| format!("{case:?}"),
+        |(name, precision, method, symmetric)| {
+            let options = [format!("algo_config={method}"), format!("is_symmetric={symmetric}")];
+            let package = build(&fixture(name), precision, "cuda", &options.each_ref().map(String::as_str))?;
+            let bits = if *precision == "int8" { 8 } else { 4 };
+            let method = if *method == "rtn" { Method::Rtn } else { Method::KQuant };
+            let reference = rounded_logits(&fixture(name), scheme(bits, 32, *symmetric, method), ScaleDtype::F16)?;
+            expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Shared), F16_LIMIT)
         },
     );
 }
