@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use genai_builder::Target;
 use genai_quantize::{IntScheme, Method, ScaleDtype, Simd};
 use genai_validate::{CacheMode, metrics};
 use safetensors::Dtype;
@@ -87,8 +88,39 @@ fn packages_in_f16_compute_with_the_rounded_weights() {
             let package = build(&fixture(name), precision, "cuda", &options.each_ref().map(String::as_str))?;
             let bits = if *precision == "int8" { 8 } else { 4 };
             let method = if *method == "rtn" { Method::Rtn } else { Method::KQuant };
-            let reference = rounded_logits(&fixture(name), scheme(bits, 32, *symmetric, method), ScaleDtype::F16)?;
+            let reference =
+                rounded_logits(&fixture(name), scheme(bits, 32, *symmetric, method), ScaleDtype::F16, Tables::Rounded)?;
             expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Shared), F16_LIMIT)
+        },
+    );
+}
+
+/// In standard operators, in which a tied head is stored apart from its table.
+#[test]
+fn packages_in_standard_operators_compute_with_the_rounded_weights() {
+    let cases: &[(&str, &str, &[&str], Schemes)] = &[
+        ("llama-tied", "onnx", &["algo_config=k_quant"], |_| Some(scheme(4, 32, false, Method::KQuant))),
+        ("llama-tied", "onnx", &["algo_config=rtn_last"], |name| {
+            Some(scheme(if name.starts_with(HEAD_APART) { 8 } else { 4 }, 32, true, Method::Rtn))
+        }),
+        ("llama-default", "openvino", &["nodes_to_exclude=/lm_head/MatMul"], |name| {
+            int4(name).filter(|_| name != "lm_head.weight")
+        }),
+    ];
+    for_each(
+        cases,
+        |(name, provider, options, _)| format!("{name} {provider} {options:?}"),
+        |(name, provider, options, schemes)| {
+            let target = Target::find(provider)?;
+            let cell = target.cell(genai_builder::Precision::Int4).ok_or("no int4")?;
+            let (dtype, limit) = match cell.activations {
+                genai_builder::graph::Dtype::F32 => (ScaleDtype::F32, LIMIT),
+                _ => (ScaleDtype::F16, F16_LIMIT),
+            };
+            let package = build(&fixture(name), "int4", provider, options)?;
+            let of_linears = |name: &str| schemes(name).filter(|_| name != "model.embed_tokens.weight");
+            let reference = logits_by_scheme(&fixture(name), dtype, Tables::Float, &of_linears)?;
+            expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Growing), limit)
         },
     );
 }
@@ -143,6 +175,11 @@ fn packages_of_every_recipe_compute_with_the_rounded_weights() {
         ("llama-default", &["nodes_to_exclude=/lm_head/MatMul"], |name| {
             of_a_linear(name).filter(|_| name != "lm_head.weight")
         }),
+        // A tied head apart from its table.
+        ("llama-tied", &["shared_embeddings=false", "algo_config=k_quant_last"], |name| {
+            let bits = if name.starts_with(HEAD_APART) { 8 } else { 4 };
+            Some(scheme(bits, 32, false, Method::KQuant)).filter(|_| name != "model.embed_tokens.weight")
+        }),
         ("llama-default", &["op_types_to_quantize=MatMul/Gather"], int4),
         ("llama-default", &["op_types_to_quantize=Gather"], |name| {
             int4(name).filter(|_| name == "model.embed_tokens.weight")
@@ -157,7 +194,8 @@ fn packages_of_every_recipe_compute_with_the_rounded_weights() {
         |(name, options, schemes)| {
             let options = [options, ["accuracy_level=0"].as_slice()].concat();
             let package = build(&fixture(name), "int4", "cpu", &options)?;
-            let reference = logits_by_scheme(&fixture(name), ScaleDtype::F32, Tables::Rounded, schemes)?;
+            let tables = if options.contains(&"shared_embeddings=false") { Tables::Float } else { Tables::Rounded };
+            let reference = logits_by_scheme(&fixture(name), ScaleDtype::F32, tables, schemes)?;
             let mut model = load(package.path())?;
             expect_logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing), LIMIT)?;
             // What the recipe says is felt at all.
@@ -344,6 +382,8 @@ fn recipes_that_cannot_be_are_refused() {
             3,
             &["shared_embeddings is true", "exclude both"],
         ),
+        ("llama-tied", "int4 onnx", "op_types_to_quantize=MatMul/Gather", 3, &["has Gather", "float rows alone"]),
+        ("llama-tied", "int4 onnx", "shared_embeddings=true", 3, &["shared_embeddings is true", "float rows alone"]),
         ("llama-default", "int4", "qmoe_block_size=32", 3, &["qmoe_block_size", "no supported model has experts"]),
         ("llama-default", "int4", "moe_quant_type=int8", 3, &["moe_quant_type", "no supported model has experts"]),
     ];
@@ -352,7 +392,8 @@ fn recipes_that_cannot_be_are_refused() {
         |(name, precision, options, ..)| format!("{name} {precision} {options}"),
         |(name, precision, options, code, says)| {
             let folder = tempfile::tempdir()?;
-            let mut arguments = build_arguments(&fixture(name), precision, "cpu", &folder.path().join("package"));
+            let (precision, provider) = precision.split_once(' ').unwrap_or((precision, "cpu"));
+            let mut arguments = build_arguments(&fixture(name), precision, provider, &folder.path().join("package"));
             arguments.push("--extra_options".to_owned());
             arguments.extend(options.split(' ').map(str::to_owned));
             genai_build(arguments).failed(*code, says)?;

@@ -9,6 +9,7 @@ mod quantization;
 mod session;
 mod source;
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use crate::failure::Failure;
@@ -104,7 +105,8 @@ fn rows() -> impl Iterator<Item = &'static Row> {
 }
 
 fn unknown(key: &str) -> Failure {
-    let closest = rows().max_by_key(|row| shared_letters(row.key, key));
+    // Of names with as many letters of it the shortest, which has the fewest others.
+    let closest = rows().max_by_key(|row| (shared_letters(row.key, key), Reverse(row.key.len())));
     let hint = closest.filter(|row| 2 * shared_letters(row.key, key) > key.len());
     let hint = hint.map(|row| format!("did you mean {}? ", row.key)).unwrap_or_default();
     let known: Vec<_> = rows().map(|row| row.key).collect();

@@ -12,7 +12,7 @@ pub(crate) struct Quantization {
     pub(crate) is_symmetric: Option<bool>,
     pub(crate) accuracy_level: Option<u8>,
     pub(crate) method: Option<Method>,
-    /// Bits for what selectors select; the first of each counts.
+    /// Bits for what selectors select.
     pub(crate) mixed: Vec<(Selector, usize)>,
     /// What a former name of `algo_config` adds to it.
     pub(crate) mixed_by_method: Mixed,
@@ -113,14 +113,16 @@ pub(super) const ROWS: &[Row] = &[
                 layers and every third between. `linear_attn` is linear attention and the MLP after it, in models that \
                 have some.",
         set: |options, value| {
+            let mut asked: Vec<(Selector, usize)> = Vec::new();
             for entry in value.split(',') {
                 let (selector, bits) = mixed(entry.trim()).ok_or(Wrong::Value)?;
-                if options.quantization.mixed.iter().any(|(known, _)| *known == selector) {
+                if asked.iter().any(|(known, _)| *known == selector) {
                     let twice = format!("extra option matmul_mixed_precision has {} twice", selector.name());
                     return Err(Wrong::Other(Failure::usage(twice)));
                 }
-                options.quantization.mixed.push((selector, bits));
+                asked.push((selector, bits));
             }
+            options.quantization.mixed = asked;
             Ok(())
         },
     },
@@ -144,7 +146,7 @@ pub(super) const ROWS: &[Row] = &[
         key: "op_types_to_quantize",
         values: "MatMul, Gather or MatMul/Gather",
         default: "MatMul",
-        applies: INTEGERS,
+        applies: "int4, int8; Gather where weights are a MatMulNBits",
         about: "What is quantized: linears (`MatMul`), and the embedding table (`Gather`). A table that is the head's too is \
                 quantized with it in any case.",
         set: |options, value| {
@@ -166,7 +168,8 @@ pub(super) const ROWS: &[Row] = &[
         default: "as the model's tie_word_embeddings",
         applies: "models with a tied head",
         about: "Whether a tied head and the embedding table are stored as one matrix. `false` stores both; the table is then \
-                float unless op_types_to_quantize has Gather.",
+                float unless op_types_to_quantize has Gather. With weights as DequantizeLinear a quantized head is \
+                apart in any case.",
         set: |options, value| {
             options.quantization.shared_embeddings = Some(boolean(value)?);
             Ok(())
