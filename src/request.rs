@@ -7,7 +7,7 @@ use genai_builder::{
     target::MatrixForm,
 };
 use genai_checkpoint::Checkpoint;
-use genai_quantize::Simd;
+use genai_quantize::{Method, Simd};
 
 use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
@@ -15,7 +15,7 @@ use crate::{
     envelope::Envelope,
     failure::Failure,
     hub,
-    options::{self, ExtraOptions, Graph, Session},
+    options::{self, ExtraOptions, Graph, Quantization, Session},
     targets::{self, Wanted},
     token::TokenChoice,
 };
@@ -118,14 +118,17 @@ fn settings(target: &'static Target, precision: Precision, options: &ExtraOption
             ("block_size", given.block_size.is_some()),
             ("is_symmetric", given.is_symmetric.is_some()),
             ("accuracy_level", given.accuracy_level.is_some()),
+            ("algo_config", given.method.is_some()),
+            ("matmul_mixed_precision", !given.mixed.is_empty()),
+            ("nodes_to_exclude", !given.nodes_to_exclude.is_empty()),
+            ("op_types_to_quantize", given.operators.is_some()),
             ("use_qdq", options.session.use_qdq.is_some()),
         ];
         if let Some((key, _)) = quantization.iter().find(|(_, given)| *given) {
             return Err(meaningless(key, precision.name()).with_hint("it belongs to -p int4 and -p int8"));
         }
     }
-    settings.recipe =
-        Recipe::uniform(precision, given.block_size.unwrap_or(DEFAULT_BLOCK_SIZE), given.is_symmetric.unwrap_or(true))?;
+    settings.recipe = recipe(precision, given)?;
     matrix_form(&mut settings, options)?;
     graph(&mut settings, &options.graph)?;
     session(&mut settings, &options.session)?;
@@ -146,6 +149,31 @@ fn graph(settings: &mut Settings, given: &Graph) -> Result<(), Failure> {
         (None, None) => settings.fusion.qkv,
     };
     Ok(())
+}
+
+/// How matrices are stored.
+fn recipe(precision: Precision, given: &Quantization) -> Result<Recipe, Failure> {
+    let method = given.method.unwrap_or_default();
+    if method == Method::KQuant && given.is_symmetric == Some(true) {
+        return Err(meaningless("is_symmetric", "algo_config=k_quant, which always has zero points")
+            .with_hint("leave is_symmetric out"));
+    }
+    let block_size = given.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
+    let mut recipe = Recipe::uniform(precision, block_size, given.is_symmetric.unwrap_or(true))?.with_method(method);
+    let added = given.mixed_by_method.iter().filter(|(added, _)| given.mixed.iter().all(|(asked, _)| asked != added));
+    for (selector, bits) in given.mixed.iter().chain(added) {
+        recipe = recipe.with_bits(*selector, *bits)?;
+    }
+    for node in &given.nodes_to_exclude {
+        recipe = recipe.keeping(node);
+    }
+    if let Some(operators) = given.operators {
+        recipe = recipe.with_operators(operators);
+    }
+    Ok(match given.shared_embeddings {
+        Some(shared) => recipe.with_shared_embeddings(shared),
+        None => recipe,
+    })
 }
 
 /// Variants of the target, and what a session is opened with.

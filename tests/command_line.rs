@@ -34,7 +34,7 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     ("-i {} -o {out} -p int4 -e cpu --extra_options block_size=48", USAGE, &["block_size is \"48\"", "128 or 256"]),
     ("-i {} -o {out} -p fp32 -e cpu --extra_options block_size=32", USAGE, &["no meaning for fp32"]),
     ("-i {} -o {out} -p int4 -e cpu --extra_options hf_remote=true", 12, &["hf_remote=true", "never"]),
-    ("-i {} -o {out} -p int4 -e cpu --extra_options algo_config=k_quant", 3, &["\"k_quant\"", "hint: "]),
+    ("-i {} -o {out} -p int4 -e cpu --extra_options algo_config=hqq", USAGE, &["\"hqq\"", "rtn or k_quant"]),
     ("-i {} -o {out} -p int4 -e cpu --extra_options filename=../../model.onnx", USAGE, &["filename"]),
     ("-i {} -o {out} -p int4 -e cpu --max-memory 0", USAGE, &["--max-memory", "512M"]),
     ("-i {} -o {out} -p int4 -e cpu --max-memory 256", 8, &["one row of", "hint: raise --max-memory"]),

@@ -19,6 +19,7 @@ mod options_graph;
 mod parity;
 mod parts;
 mod readme;
+mod recipes;
 mod reference;
 mod refusals;
 mod reliability;

@@ -38,6 +38,10 @@ impl Parts {
         self.model.graph.iter().flat_map(|graph| graph.node.iter().map(NodeProto::name))
     }
 
+    pub(crate) fn whole_nodes(&self) -> &[NodeProto] {
+        &self.model.graph.as_ref().unwrap().node
+    }
+
     pub(crate) fn node(&mut self, name: &str) -> &mut NodeProto {
         let nodes = &mut self.model.graph.as_mut().unwrap().node;
         nodes.iter_mut().find(|node| node.name() == name).unwrap_or_else(|| panic!("no node {name}"))

@@ -28,24 +28,38 @@ pub(crate) fn rounded_logits(
     scale_dtype: ScaleDtype,
     tables: Tables,
 ) -> Outcome<Reference> {
+    let spec = spec(checkpoint)?;
+    let table = spec.embedding.weight();
+    let layer_table = spec.layer_inputs.as_ref().map(|inputs| inputs.weight());
+    let tied = spec.lm_head == LmHead::Tied && tables == Tables::Rounded;
+    logits_by_scheme(checkpoint, scale_dtype, tables, &|name| {
+        // Every matrix is quantized, but for a table that is only looked up.
+        let looked_up = name == table && !tied || tables == Tables::Float && layer_table.as_deref() == Some(name);
+        (!looked_up).then_some(scheme)
+    })
+}
+
+/// The same with a scheme for each matrix, by the name of its tensor. Matrices that steer streams have none in any case.
+/// A tied head with a float table is called [`HEAD_APART`].
+pub(crate) fn logits_by_scheme(
+    checkpoint: &Path,
+    scale_dtype: ScaleDtype,
+    tables: Tables,
+    scheme_of: &dyn Fn(&str) -> Option<IntScheme>,
+) -> Outcome<Reference> {
     let mut reference = recorded_logits(checkpoint)?;
     let mut spec = spec(checkpoint)?;
     let weights = Checkpoint::open(checkpoint)?.renamed(|stored| spec.name_of(stored))?;
     let table = spec.embedding.weight();
-    let layer_table = spec.layer_inputs.as_ref().map(|inputs| inputs.weight());
     if tables == Tables::Float && spec.lm_head == LmHead::Tied {
         // The head is rounded, and the table that it is tied to is not.
         spec.lm_head = LmHead::Own(Linear::whole(HEAD_APART, spec.vocab_size, spec.hidden_size, false));
     }
     let weights = HeadApart { weights: &weights, table: &table };
-    let tied = spec.lm_head == LmHead::Tied;
     let round = |name: &str, rows: &mut [f32], k: usize| {
-        // Every matrix is quantized, but for a table that is only looked up and for those that steer streams.
         let steers = ["modality_router", "prediction_coefs", "correction_coefs"];
-        let looked_up = name == table && !tied || tables == Tables::Float && layer_table.as_deref() == Some(name);
-        if looked_up || steers.iter().any(|module| name.ends_with(&format!(".altup.{module}.weight"))) {
-            return Ok(());
-        }
+        let steers = steers.iter().any(|module| name.ends_with(&format!(".altup.{module}.weight")));
+        let Some(scheme) = scheme_of(name).filter(|_| !steers) else { return Ok(()) };
         let n = rows.len() / k;
         let mut codes = vec![0; n * scheme.code_bytes_per_row(k)];
         let mut scales = vec![0; n * scheme.blocks(k) * scale_dtype.size()];
@@ -80,7 +94,7 @@ impl Tables {
     }
 }
 
-const HEAD_APART: &str = "the table as a head";
+pub(crate) const HEAD_APART: &str = "the table as a head";
 
 /// Weights in which the table of the embedding goes by a second name.
 struct HeadApart<'a> {

@@ -7,15 +7,16 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use genai_architectures::DecoderSpec;
 use genai_checkpoint::Checkpoint;
-use genai_quantize::ScaleDtype;
+use genai_quantize::{IntScheme, Method, ScaleDtype};
 use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Plan, Request, Result, Role,
+    Error, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Rows, Sink},
+    recipe::{Matrices, Rule},
 };
 
 pub(crate) const MANIFEST: &str = "genai-build.json";
@@ -82,6 +83,17 @@ struct Options {
     is_symmetric: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     accuracy_level: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    algo_config: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    op_types_to_quantize: Option<Vec<&'static str>>,
+    /// Selectors and bits, in the order of the rules.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    matmul_mixed_precision: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes_to_exclude: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    shared_embeddings: Option<bool>,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
@@ -129,13 +141,14 @@ impl Manifest {
         inputs: Vec<genai_checkpoint::Input>,
     ) -> Self {
         let settings = &request.settings;
-        let scheme = settings.recipe.scheme(Role::LmHead);
+        let recipe = &settings.recipe;
+        let scheme = recipe.base();
         Self {
             format: FORMAT,
             tool: Tool {
                 name: "genai-build",
                 version: env!("CARGO_PKG_VERSION"),
-                quantizer: "round to nearest, as MatMulNBits quantizer of ONNX Runtime",
+                quantizer: quantizer(recipe.base().map(IntScheme::method).unwrap_or_default()),
             },
             source: checkpoint
                 .revision()
@@ -161,6 +174,11 @@ impl Manifest {
                 block_size: scheme.map(|scheme| scheme.block_size()),
                 is_symmetric: scheme.map(|scheme| scheme.is_symmetric()),
                 accuracy_level: scheme.map(|_| settings.accuracy_level),
+                algo_config: scheme.map(|scheme| scheme.method().name()),
+                op_types_to_quantize: scheme.map(|_| op_types(recipe.operators())),
+                matmul_mixed_precision: recipe.rules().iter().filter_map(mixed).collect(),
+                nodes_to_exclude: recipe.rules().iter().filter_map(excluded).collect(),
+                shared_embeddings: recipe.shared_embeddings(),
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
             },
@@ -187,6 +205,35 @@ impl Manifest {
         let mut text = serde_json::to_vec_pretty(&self).unwrap_or_default();
         text.push(b'\n');
         text
+    }
+}
+
+fn quantizer(method: Method) -> &'static str {
+    match method {
+        Method::Default => "round to nearest, as MatMulNBits quantizer of ONNX Runtime",
+        Method::Rtn => "round to nearest, as RTN of ONNX Runtime's MatMulNBits quantizer",
+        Method::KQuant => "search, as k_quant of ONNX Runtime's MatMulNBits quantizer",
+    }
+}
+
+fn op_types(operators: Operators) -> Vec<&'static str> {
+    [("MatMul", operators.products), ("Gather", operators.lookups)]
+        .into_iter()
+        .filter_map(|(name, asked)| asked.then_some(name))
+        .collect()
+}
+
+fn mixed(rule: &Rule) -> Option<String> {
+    match (&rule.matrices, rule.scheme) {
+        (Matrices::Selected(selector), Some(scheme)) => Some(format!("{}:int{}", selector.name(), scheme.bits())),
+        (Matrices::Selected(_) | Matrices::Node(_), _) => None,
+    }
+}
+
+fn excluded(rule: &Rule) -> Option<String> {
+    match &rule.matrices {
+        Matrices::Node(node) => Some(node.clone()),
+        Matrices::Selected(_) => None,
     }
 }
 

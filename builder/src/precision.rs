@@ -1,8 +1,4 @@
-//! Precision as asked for, and the storage of weights that follows from it.
-
-use genai_quantize::IntScheme;
-
-use crate::{Error, Result};
+//! Precision as asked for, and the parts that matrices play.
 
 /// The `-p` of a build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,38 +51,6 @@ pub enum Role {
     /// To a handful of values that steer others.
     Router,
     LmHead,
-}
-
-/// How linears are stored: the scheme of each role.
-#[derive(Debug, Clone, Copy)]
-pub struct Recipe {
-    scheme: Option<IntScheme>,
-}
-
-impl Recipe {
-    /// Every linear alike: quantized where the precision is an integer one, else kept in the activation dtype.
-    pub fn uniform(precision: Precision, block_size: usize, symmetric: bool) -> Result<Self> {
-        let scheme = precision.bits().map(|bits| IntScheme::new(bits, block_size, symmetric)).transpose();
-        let scheme = scheme.map_err(|error| Error::Unsupported {
-            what: format!("block_size {block_size} is not supported"),
-            hint: error.to_string(),
-        })?;
-        Ok(Self { scheme })
-    }
-
-    /// The scheme of a linear, or `None` where it stays float.
-    pub fn scheme(&self, role: Role) -> Option<IntScheme> {
-        match role {
-            Role::QkvProj
-            | Role::OProj
-            | Role::GateProj
-            | Role::UpProj
-            | Role::DownProj
-            | Role::LayerInput
-            | Role::LayerInputTable
-            | Role::Stream
-            | Role::LmHead => self.scheme,
-            Role::Router => None,
-        }
-    }
+    /// The table of token ids, where it is not the head's too.
+    EmbeddingTable,
 }

@@ -4,7 +4,7 @@
 //! of a billion parameters; a tile is as many rows as a build makes at a time. `items/s` are weights.
 
 use divan::{Bencher, counter::ItemsCount};
-use genai_quantize::{Buffers, IntScheme, ScaleDtype, Simd, convert, quantize_rows_with};
+use genai_quantize::{Buffers, IntScheme, Method, ScaleDtype, Simd, convert, quantize_rows_with};
 
 const K: usize = 2048;
 const ROWS: usize = 16;
@@ -52,6 +52,24 @@ mod bf16_to_codes {
     #[divan::bench(args = levels())]
     fn int4_block128_symmetric_f16_scales(bencher: Bencher<'_, '_>, simd: Simd) {
         bf16_to_codes(bencher, simd, IntScheme::new(4, 128, true).unwrap(), ScaleDtype::F16);
+    }
+
+    #[divan::bench(args = levels())]
+    fn int4_block32_rtn_f32_scales(bencher: Bencher<'_, '_>, simd: Simd) {
+        let scheme = IntScheme::new(4, 32, true).unwrap().with_method(Method::Rtn);
+        bf16_to_codes(bencher, simd, scheme, ScaleDtype::F32);
+    }
+
+    #[divan::bench(args = levels())]
+    fn int4_block32_k_quant_f32_scales(bencher: Bencher<'_, '_>, simd: Simd) {
+        let scheme = IntScheme::new(4, 32, false).unwrap().with_method(Method::KQuant);
+        bf16_to_codes(bencher, simd, scheme, ScaleDtype::F32);
+    }
+
+    #[divan::bench(args = levels())]
+    fn int4_block128_k_quant_f16_scales(bencher: Bencher<'_, '_>, simd: Simd) {
+        let scheme = IntScheme::new(4, 128, false).unwrap().with_method(Method::KQuant);
+        bf16_to_codes(bencher, simd, scheme, ScaleDtype::F16);
     }
 
     #[divan::bench(args = levels())]

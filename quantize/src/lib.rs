@@ -6,9 +6,10 @@
 //!                     dequantize_rows ◄── (q - zero_point) * scale ◄──────────┴──────────────┘
 //! ```
 //!
-//! * [`IntScheme`] says how wide a code is, how many weights share a scale, and whether there is a zero point. It owns
-//!   the layout arithmetic, so output lengths are known before any weight is read.
-//! * [`quantize_rows`] is round-to-nearest, byte for byte what ONNX Runtime's own quantizer writes.
+//! * [`IntScheme`] says how wide a code is, how many weights share a scale, whether there is a zero point, and by which
+//!   method it is found. It owns the layout arithmetic, so output lengths are known before any weight is read.
+//! * [`quantize_rows`] rounds to nearest on a grid that the [`Method`] finds: byte for byte what ONNX Runtime's own
+//!   quantizer writes, and on ordinary weights what those of onnxruntime-genai's model builder do.
 //! * [`dequantize_rows`] is what the `MatMulNBits` kernel computes with those bytes.
 //! * [`convert`] moves between f32 and the two-byte floats, for weights that stay float.
 //!
@@ -28,21 +29,23 @@
 //!
 //! * Pure functions over slices: no IO, no threads, no global state.
 //! * A row depends on nothing but itself, so a caller may cut rows into tiles and run them anywhere.
-//! * Every operation is a separately rounded f32 operation (no fused multiply-add): the bytes do not depend on the
+//! * Every operation is a separately rounded f32 or f64 operation (no fused multiply-add): the bytes do not depend on the
 //!   machine, nor on the vector instructions that it has ([`Simd`]).
 //! * A weight that has no faithful form (NaN, infinity, a scale that overflows) is an error, never a code.
 //!
 //! # Left out
 //!
-//! Model structure, tensor names, files and ONNX; float zero points and `g_idx`; scale search and calibrated methods.
+//! Model structure, tensor names, files and ONNX; float zero points and `g_idx`; calibrated methods.
 // But for `simd`.
 #![deny(unsafe_code)]
 
 pub mod convert;
 mod dequantize;
 mod error;
+mod grids;
 mod layout;
-mod rtn;
+mod method;
+mod rows;
 mod scale;
 mod scheme;
 mod simd;
@@ -50,7 +53,8 @@ mod simd;
 pub use dequantize::dequantize_rows;
 pub use error::{Error, ErrorKind, Result};
 pub use layout::Buffers;
-pub use rtn::{quantize_rows, quantize_rows_with};
+pub use method::Method;
+pub use rows::{quantize_rows, quantize_rows_with};
 pub use scale::ScaleDtype;
 pub use scheme::IntScheme;
 pub use simd::Simd;

@@ -1,6 +1,6 @@
-use crate::{Error, Result};
+use crate::{Error, Method, Result};
 
-/// How the weights of a matrix become integers: code width, block size along k, zero point or none.
+/// How the weights of a matrix become integers: code width, block size along k, zero point or none, and the method.
 ///
 /// The constructor admits what the CPU kernel of `com.microsoft::MatMulNBits` runs (ONNX Runtime 1.31) and this crate
 /// implements. The methods give buffer lengths for rows of `k` weights. They never overflow: a length past
@@ -10,10 +10,11 @@ pub struct IntScheme {
     bits: usize,
     block_size: usize,
     symmetric: bool,
+    method: Method,
 }
 
 impl IntScheme {
-    /// Fails with `Unsupported` unless `bits` is 4 or 8 and `block_size` is 16, 32, 64, 128 or 256.
+    /// A scheme of the default method. Fails with `Unsupported` unless `bits` is 4 or 8 and `block_size` is 16, 32, 64, 128 or 256.
     pub fn new(bits: usize, block_size: usize, symmetric: bool) -> Result<Self> {
         if !matches!(bits, 4 | 8) {
             return Err(Error::UnsupportedBits { bits });
@@ -21,7 +22,17 @@ impl IntScheme {
         if !matches!(block_size, 16 | 32 | 64 | 128 | 256) {
             return Err(Error::UnsupportedBlockSize { block_size });
         }
-        Ok(Self { bits, block_size, symmetric })
+        Ok(Self { bits, block_size, symmetric, method: Method::Default })
+    }
+
+    /// The scheme with another method. `KQuant` has zero points even where the scheme had none.
+    pub fn with_method(self, method: Method) -> Self {
+        Self { symmetric: self.symmetric && method != Method::KQuant, method, ..self }
+    }
+
+    /// The scheme with as many bits per code as another.
+    pub fn with_bits(self, bits: usize) -> Result<Self> {
+        Ok(Self::new(bits, self.block_size, self.symmetric)?.with_method(self.method))
     }
 
     /// Bits per code: 4 or 8.
@@ -37,6 +48,11 @@ impl IntScheme {
     /// Whether every zero point is `2^(bits - 1)` and none is stored.
     pub fn is_symmetric(self) -> bool {
         self.symmetric
+    }
+
+    /// How scales and zero points are found.
+    pub fn method(self) -> Method {
+        self.method
     }
 
     /// Blocks per row: `ceil(k / block_size)`.
@@ -108,6 +124,13 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Unsupported);
             assert!(error.to_string().contains("16, 32, 64, 128 or 256"), "{error}");
         }
+    }
+
+    #[test]
+    fn the_search_always_has_zero_points() {
+        assert!(scheme(4, 32, true).with_method(Method::Rtn).is_symmetric());
+        assert!(!scheme(4, 32, true).with_method(Method::KQuant).is_symmetric());
+        assert_eq!(scheme(4, 32, false).with_method(Method::Rtn).with_bits(8).unwrap().method(), Method::Rtn);
     }
 
     #[test]

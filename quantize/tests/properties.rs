@@ -1,6 +1,6 @@
 //! What holds for all weights, and the fast loops against a slow reading of the rule.
 
-use genai_quantize::{Buffers, IntScheme, ScaleDtype, Simd, dequantize_rows, quantize_rows_with};
+use genai_quantize::{Buffers, IntScheme, Method, ScaleDtype, Simd, dequantize_rows, quantize_rows_with};
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -9,7 +9,7 @@ proptest! {
 
     /// Also the layout: every length comes from [`IntScheme`], and every byte is compared.
     #[test]
-    fn the_fast_loops_follow_the_rule(scheme in schemes(), dtype in dtypes(), (k, rows) in matrices()) {
+    fn the_fast_loops_follow_the_rule(scheme in schemes_of(&[Method::Default]), dtype in dtypes(), (k, rows) in matrices()) {
         let expected = by_the_rule(scheme, dtype, &rows, k);
         for simd in Simd::supported() {
             prop_assert_eq!(&quantize(simd, scheme, dtype, &rows, k), &expected, "{:?}", simd);
@@ -18,7 +18,7 @@ proptest! {
 
     #[test]
     fn the_error_is_at_most_half_a_step_unless_clipped(
-        scheme in schemes(),
+        scheme in schemes_of(&[Method::Default, Method::Rtn]),
         dtype in dtypes(),
         (k, rows) in matrices(),
     ) {
@@ -28,12 +28,32 @@ proptest! {
         for (i, (&weight, &back)) in rows.iter().zip(&back).enumerate() {
             let scale = f64::from(scales[i / k * scheme.blocks(k) + i % k / scheme.block_size()]);
             // A symmetric grid reaches 2^(bits-1) steps on the side of its widest weight and one less on the other.
-            let clipped = scheme.is_symmetric() && f64::from(weight) / scale > f64::from(mid(scheme)) - 1.0;
+            let clipped = scheme.is_symmetric() && scheme.method() == Method::Default && f64::from(weight) / scale > f64::from(mid(scheme)) - 1.0;
             let steps = if clipped { 1.0 } else { 0.5 };
             // Rounding of the scale when it is stored, and of f32 arithmetic at up to 255 steps.
             let slack = f64::from(epsilon(dtype)) * f64::from(weight.abs()) + 1e-4 * scale.abs();
             let error = (f64::from(back) - f64::from(weight)).abs();
             prop_assert!(error <= steps * scale.abs() + slack, "{weight} became {back}, scale {scale}");
+        }
+    }
+
+    /// It gives up on single weights for the sake of the others, but not on any of them altogether.
+    #[test]
+    fn the_search_keeps_every_weight_within_some_steps(
+        scheme in schemes_of(&[Method::KQuant]),
+        dtype in dtypes(),
+        (k, rows) in matrices(),
+    ) {
+        let back = dequantize(scheme, dtype, &quantize(Simd::detect(), scheme, dtype, &rows, k), k);
+        for (row, back) in rows.chunks(k).zip(back.chunks(k)) {
+            for (block, back) in row.chunks(scheme.block_size()).zip(back.chunks(scheme.block_size())) {
+                let (low, high) = block.iter().fold((0.0_f32, 0.0_f32), |(low, high), w| (low.min(*w), high.max(*w)));
+                let step = (high - low) / (2.0 * mid(scheme) - 1.0);
+                for (weight, back) in block.iter().zip(back) {
+                    let slack = 4.0 * epsilon(dtype) * weight.abs().max(high - low);
+                    prop_assert!((weight - back).abs() <= 2.0 * step + slack, "{weight} became {back}, step {step}");
+                }
+            }
         }
     }
 
@@ -66,8 +86,15 @@ proptest! {
 }
 
 fn schemes() -> impl Strategy<Value = IntScheme> {
-    (select(vec![4, 8]), select(vec![16, 32, 64, 128, 256]), any::<bool>())
-        .prop_map(|(bits, block_size, symmetric)| IntScheme::new(bits, block_size, symmetric).unwrap())
+    schemes_of(&Method::ALL)
+}
+
+fn schemes_of(methods: &[Method]) -> impl Strategy<Value = IntScheme> + use<> {
+    (select(vec![4, 8]), select(vec![16, 32, 64, 128, 256]), any::<bool>(), select(methods.to_vec())).prop_map(
+        |(bits, block_size, symmetric, method)| {
+            IntScheme::new(bits, block_size, symmetric).unwrap().with_method(method)
+        },
+    )
 }
 
 fn dtypes() -> impl Strategy<Value = ScaleDtype> {

@@ -9,6 +9,7 @@ mod quantization;
 mod session;
 mod source;
 
+use std::cmp::Reverse;
 use std::fmt::Write;
 
 use crate::failure::Failure;
@@ -166,9 +167,10 @@ fn boolean(value: &str) -> Result<bool, Wrong> {
     }
 }
 
-/// The name that was probably meant, where one is near enough.
+/// The name that was probably meant, where one is near enough: of names with as many letters of it the shortest, which
+/// has the fewest others.
 pub(crate) fn closest<'a>(known: impl Iterator<Item = &'a str>, typed: &str) -> Option<&'a str> {
-    let nearest = known.max_by_key(|known| shared_letters(known, typed));
+    let nearest = known.max_by_key(|known| (shared_letters(known, typed), Reverse(known.len())));
     nearest.filter(|known| 2 * shared_letters(known, typed) > typed.len())
 }
 
@@ -237,11 +239,34 @@ mod tests {
             "filename=model",
             "filename=.onnx",
             "block_size",
+            "algo_config=gptq",
+            "matmul_mixed_precision=last_matmul",
+            "matmul_mixed_precision=last_matmul:int5",
+            "matmul_mixed_precision=first_matmul:int8",
+            "matmul_mixed_precision=last_matmul:int8,last_matmul:int4",
+            "nodes_to_exclude=",
+            "nodes_to_exclude=/lm_head/MatMul,,",
+            "op_types_to_quantize=",
+            "op_types_to_quantize=MatMul/Conv",
+            "shared_embeddings=tied",
         ] {
             assert_eq!(parse(&[bad]).unwrap_err().code, 2, "{bad}");
         }
         assert_eq!(parse(&["hf_remote=true"]).unwrap_err().code, 12);
-        assert_eq!(parse(&["algo_config=gptq"]).unwrap_err().code, 3);
+        assert_eq!(parse(&["moe_quant_type=int4"]).unwrap_err().code, 3);
+    }
+
+    #[test]
+    fn a_former_method_is_a_method_and_selectors_and_is_told() {
+        use genai_builder::Selector;
+        use genai_quantize::Method;
+        let options = parse(&["algo_config=k_quant_mixed", "matmul_mixed_precision=last_matmul:int4"]).unwrap();
+        let given = options.quantization;
+        assert_eq!(given.method, Some(Method::KQuant));
+        assert_eq!(given.mixed_by_method, [(Selector::LastMatmul, 8), (Selector::MixedLayers, 8)]);
+        assert_eq!(given.mixed, [(Selector::LastMatmul, 4)]);
+        let note = "algo_config=k_quant matmul_mixed_precision=last_matmul:int8,mixed_layers:int8 by now";
+        assert!(options.notes[0].contains(note), "{:?}", options.notes);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! How weights become integers.
 
+use genai_builder::{Operators, Selector};
+use genai_quantize::Method;
+
 use super::{Row, Wrong, boolean};
 use crate::failure::Failure;
 
@@ -8,9 +11,39 @@ pub(crate) struct Quantization {
     pub(crate) block_size: Option<usize>,
     pub(crate) is_symmetric: Option<bool>,
     pub(crate) accuracy_level: Option<u8>,
+    pub(crate) method: Option<Method>,
+    /// Bits for what selectors select.
+    pub(crate) mixed: Vec<(Selector, usize)>,
+    /// What a former name of `algo_config` adds to it.
+    pub(crate) mixed_by_method: Mixed,
+    pub(crate) nodes_to_exclude: Vec<String>,
+    pub(crate) operators: Option<Operators>,
+    pub(crate) shared_embeddings: Option<bool>,
 }
 
+/// Selectors and the bits that they give.
+type Mixed = &'static [(Selector, usize)];
+
 const INTEGERS: &str = "int4, int8";
+
+/// Options of the peer about the weights of experts.
+macro_rules! experts {
+    ($key:literal) => {
+        Row {
+            key: $key,
+            values: "none",
+            default: "none",
+            applies: "no model that is supported so far",
+            about: "Refused: it is about the weights of experts, and no supported model has experts.",
+            set: |_, value| {
+                Err(Wrong::Other(Failure::unsupported(
+                    format!("extra option {} is {value:?}, and no supported model has experts", $key),
+                    "leave it out",
+                )))
+            },
+        }
+    };
+}
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -50,16 +83,127 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         key: "algo_config",
-        values: "default",
+        values: "default, rtn or k_quant",
         default: "default",
         applies: INTEGERS,
-        about: "How scales are chosen: `default` rounds to nearest as ONNX Runtime does.",
-        set: |_, value| match value {
-            "default" => Ok(()),
-            _ => Err(Wrong::Other(Failure::unsupported(
-                format!("extra option algo_config is {value:?}, which is not supported"),
-                "algo_config=default rounds to nearest as ONNX Runtime does",
-            ))),
+        about: "How scales and zero points are found. `default` rounds to nearest as ONNX Runtime does. `rtn` does so with \
+                a positive scale that reaches as far on both sides. `k_quant` searches for the grid of \
+                each block with the least error; it always has zero points. `rtn_last`, `k_quant_last`, `k_quant_mixed` \
+                and `k_quant_linear` are former names: the method with `matmul_mixed_precision` for the head, and for \
+                sensitive layers or linear attention, in int8.",
+        set: |options, value| {
+            let (method, mixed) = algorithm(value)?;
+            if !mixed.is_empty() {
+                let now: Vec<_> =
+                    mixed.iter().map(|(selector, bits)| format!("{}:int{bits}", selector.name())).collect();
+                let now = format!("algo_config={} matmul_mixed_precision={}", method.name(), now.join(","));
+                options.notes.push(format!("algo_config={value} is {now} by now"));
+            }
+            (options.quantization.method, options.quantization.mixed_by_method) = (Some(method), mixed);
+            Ok(())
         },
     },
+    Row {
+        key: "matmul_mixed_precision",
+        values: "SELECTOR:TYPE,… of the selectors last_matmul, mixed_layers, linear_attn and the types int4, int8",
+        default: "none",
+        applies: INTEGERS,
+        about: "Other bits for matrices that rounding costs most. `last_matmul` is the head. `mixed_layers` is the query, \
+                key and value linear and the one that leads out of the MLP, in the first and the last eighth of the \
+                layers and every third between. `linear_attn` is linear attention and the MLP after it, in models that \
+                have some.",
+        set: |options, value| {
+            let mut asked: Vec<(Selector, usize)> = Vec::new();
+            for entry in value.split(',') {
+                let (selector, bits) = mixed(entry.trim()).ok_or(Wrong::Value)?;
+                if asked.iter().any(|(known, _)| *known == selector) {
+                    let twice = format!("extra option matmul_mixed_precision has {} twice", selector.name());
+                    return Err(Wrong::Other(Failure::usage(twice)));
+                }
+                asked.push((selector, bits));
+            }
+            options.quantization.mixed = asked;
+            Ok(())
+        },
+    },
+    Row {
+        key: "nodes_to_exclude",
+        values: "names of nodes, separated by commas",
+        default: "none",
+        applies: INTEGERS,
+        about: "Nodes whose weights stay float, called as in a float package: `/model/layers.0/mlp/down_proj/MatMul`, \
+                `/lm_head/MatMul`, `/model/embed_tokens/Gather`. A name that would change nothing is an error.",
+        set: |options, value| {
+            let names: Vec<_> = value.split(',').map(|name| name.trim().to_owned()).collect();
+            if names.iter().any(String::is_empty) {
+                return Err(Wrong::Value);
+            }
+            options.quantization.nodes_to_exclude = names;
+            Ok(())
+        },
+    },
+    Row {
+        key: "op_types_to_quantize",
+        values: "MatMul, Gather or MatMul/Gather",
+        default: "MatMul",
+        applies: "int4, int8; Gather where weights are a MatMulNBits",
+        about: "What is quantized: linears (`MatMul`), and the embedding table (`Gather`). A table that is the head's too is \
+                quantized with it in any case.",
+        set: |options, value| {
+            let mut operators = Operators { products: false, lookups: false };
+            for name in value.split('/') {
+                match name {
+                    "MatMul" => operators.products = true,
+                    "Gather" => operators.lookups = true,
+                    _ => return Err(Wrong::Value),
+                }
+            }
+            options.quantization.operators = Some(operators);
+            Ok(())
+        },
+    },
+    Row {
+        key: "shared_embeddings",
+        values: "true or false",
+        default: "as the model's tie_word_embeddings",
+        applies: "models with a tied head",
+        about: "Whether a tied head and the embedding table are stored as one matrix. `false` stores both; the table is then \
+                float unless op_types_to_quantize has Gather. With weights as DequantizeLinear a quantized head is \
+                apart in any case.",
+        set: |options, value| {
+            options.quantization.shared_embeddings = Some(boolean(value)?);
+            Ok(())
+        },
+    },
+    experts!("qmoe_block_size"),
+    experts!("qmoe_weights_prepacked"),
+    experts!("moe_quant_type"),
+    experts!("use_8bits_moe"),
 ];
+
+const LAST: Mixed = &[(Selector::LastMatmul, 8)];
+
+/// The method of a name, and the matrices that a former name gives 8 bits.
+fn algorithm(name: &str) -> Result<(Method, Mixed), Wrong> {
+    match name {
+        "default" => Ok((Method::Default, &[])),
+        "rtn" => Ok((Method::Rtn, &[])),
+        "rtn_last" => Ok((Method::Rtn, LAST)),
+        "k_quant" => Ok((Method::KQuant, &[])),
+        "k_quant_last" => Ok((Method::KQuant, LAST)),
+        "k_quant_mixed" => Ok((Method::KQuant, &[(Selector::LastMatmul, 8), (Selector::MixedLayers, 8)])),
+        "k_quant_linear" => Ok((Method::KQuant, &[(Selector::LastMatmul, 8), (Selector::LinearAttention, 8)])),
+        _ => Err(Wrong::Value),
+    }
+}
+
+/// `SELECTOR:TYPE`.
+fn mixed(entry: &str) -> Option<(Selector, usize)> {
+    let (name, bits) = entry.split_once(':')?;
+    let selector = Selector::ALL.into_iter().find(|selector| selector.name() == name)?;
+    match bits {
+        "int4" => Some((selector, 4)),
+        "int8" => Some((selector, 8)),
+        _ => None,
+    }
+}

@@ -1,6 +1,6 @@
 //! The two ends of the model: token ids to hidden states, hidden states to logits.
 //!
-//! Where the head shares the table, the bytes are stored once:
+//! Where the head shares the table and both are to be stored alike, the bytes are stored once:
 //!
 //! ```text
 //! float      table [vocab, hidden] ─► Gather ─► …  ─► FusedMatMul (transB) ─► logits
@@ -9,6 +9,7 @@
 //! ```
 
 use genai_architectures::{LearnedPositions, LmHead};
+use genai_quantize::IntScheme;
 
 use super::{Lowering, linear::QuantizedMatrix};
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
         ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, MatMul, Min, Mul, Tanh, Transpose},
     },
     plan::{Job, Rows, Segment, Sink, Source},
-    target::{MatrixForm, OperatorForm},
+    target::OperatorForm,
 };
 
 const HEAD: &str = "/lm_head";
@@ -27,10 +28,19 @@ const EMBEDDING: &str = "/model/embed_tokens";
 /// The greatest finite f16.
 const F16_MAX: f32 = 65504.0;
 
-/// The embedding table as it stands in the graph.
+/// What the head has of the embedding table.
 pub(super) enum Table {
     Float(Value),
     Quantized(QuantizedMatrix),
+    /// Nothing: it has a matrix of its own, in this scheme where it is made of the same tensor.
+    Apart(Option<IntScheme>),
+}
+
+/// How the embedding table is stored.
+struct Storage {
+    table: Option<IntScheme>,
+    head: Option<IntScheme>,
+    shared: bool,
 }
 
 impl Lowering<'_> {
@@ -70,11 +80,14 @@ impl Lowering<'_> {
         let tensor = spec.embedding.weight();
         self.tensors.whole(&tensor, &[n, k]);
         let segments = vec![Segment { source: Source::Rows { tensor, first: 0 }, rows: n }];
-        let shared_scheme = match (&spec.lm_head, self.settings.form.matrices) {
-            (LmHead::Tied, MatrixForm::NBits { .. }) => self.settings.recipe.scheme(Role::LmHead),
-            (LmHead::Tied, MatrixForm::Qdq) | (LmHead::Own(_), _) => None,
-        };
-        if let Some(scheme) = shared_scheme {
+        let Storage { table, head, shared } = self.embedding_storage()?;
+        if let Some(scheme) = table {
+            if !shared {
+                let row = [scheme.code_bytes_per_row(k)];
+                let matrix = self.quantized_as("model.embed_tokens.weight", segments, k, scheme, &row)?;
+                let embedded = self.gather_quantized(EMBEDDING, input_ids, matrix.codes, &matrix)?;
+                return Ok((embedded, Table::Apart(head)));
+            }
             let matrix = self.quantized(HEAD, segments, k, scheme)?;
             // The rows are a second view of the head's bytes.
             let dims = [n as u64, scheme.code_bytes_per_row(k) as u64];
@@ -88,7 +101,43 @@ impl Lowering<'_> {
         let sink = Sink::Dense { slot, dtype: self.dtype };
         self.jobs.push(Job { rows: Rows::Checkpoint { segments, plus: 0.0 }, n, k, sink });
         let embedded = self.graph.add(&format!("{EMBEDDING}/Gather"), &Gather { data: table, indices: input_ids })?;
-        Ok((embedded, Table::Float(table)))
+        Ok((embedded, if shared { Table::Float(table) } else { Table::Apart(head) }))
+    }
+
+    /// A table that the head shares is stored as the head is, unless it is excluded by itself. Standard operators have
+    /// none that looks up rows of integers, so with them a quantized head is stored apart from the table.
+    fn embedding_storage(&mut self) -> Result<Storage> {
+        let lookup = format!("{EMBEDDING}/Gather");
+        let asked = self.settings.recipe.shared_embeddings();
+        let own = self.scheme(&lookup, Role::EmbeddingTable);
+        match &self.spec.lm_head {
+            LmHead::Own(_) if asked == Some(true) => Err(Error::Unsupported {
+                what: "shared_embeddings is true, but the head of this model has weights of its own".to_owned(),
+                hint: "leave shared_embeddings out: it follows the model's tie_word_embeddings".to_owned(),
+            }),
+            LmHead::Own(_) => Ok(Storage { table: own, head: None, shared: false }),
+            LmHead::Tied => {
+                let head = self.scheme(&format!("{HEAD}/MatMul"), Role::LmHead);
+                if asked == Some(false) {
+                    return Ok(Storage { table: own, head, shared: false });
+                }
+                let follows = head.is_some() && self.looks_up_integers() && !self.keeps(&lookup, Role::EmbeddingTable);
+                let table = if follows { head } else { own };
+                if asked == Some(true) && table != head {
+                    return Err(Error::Unsupported {
+                        what: "shared_embeddings is true, but only one of the head and the embedding table is to be \
+                               quantized"
+                            .to_owned(),
+                        hint: if self.looks_up_integers() {
+                            format!("exclude both of {HEAD}/MatMul and {lookup}, or none")
+                        } else {
+                            format!("standard operators look up float rows alone; exclude {HEAD}/MatMul")
+                        },
+                    });
+                }
+                Ok(Storage { table, head, shared: table == head })
+            }
+        }
     }
 
     /// Rows of a matrix whose codes are `data`, `[n, bytes of a row]`.
@@ -120,6 +169,11 @@ impl Lowering<'_> {
         let spec = self.spec;
         let logits = match (&spec.lm_head, table) {
             (LmHead::Own(linear), _) => self.linear(HEAD, Role::LmHead, hidden, &[linear])?,
+            (LmHead::Tied, Table::Apart(scheme)) => {
+                let source = Source::Rows { tensor: spec.embedding.weight(), first: 0 };
+                let segments = vec![Segment { source, rows: spec.vocab_size }];
+                self.product(HEAD, hidden, segments, spec.hidden_size, *scheme)?
+            }
             (LmHead::Tied, Table::Quantized(matrix)) => self.quantized_matmul(HEAD, hidden, matrix)?,
             (LmHead::Tied, Table::Float(table)) => self.tied_head(hidden, *table)?,
         };
@@ -131,15 +185,8 @@ impl Lowering<'_> {
         if spec.masked_tokens.is_empty() { Ok(logits) } else { self.masked(logits) }
     }
 
-    /// The product with the table, `[vocab, hidden]`. Standard operators have none that looks up rows of integers, so
-    /// with them a quantized head is stored apart from the table.
+    /// The product with the table, `[vocab, hidden]`.
     fn tied_head(&mut self, hidden: Value, table: Value) -> Result<Value> {
-        if let Some(scheme) = self.settings.recipe.scheme(Role::LmHead) {
-            let rows = self.spec.vocab_size;
-            let segments =
-                vec![Segment { source: Source::Rows { tensor: self.spec.embedding.weight(), first: 0 }, rows }];
-            return self.dequantized_matmul(HEAD, hidden, segments, self.spec.hidden_size, scheme);
-        }
         match self.settings.form.others {
             OperatorForm::Fused => self.graph.add(&format!("{HEAD}/MatMul"), &FusedMatMul { a: hidden, b: table }),
             OperatorForm::Standard => {

@@ -17,7 +17,6 @@ use crate::{
         ops::{Add, Gather, Greater, Mul, Split, Where},
     },
     plan::{Job, Rows, Segment, Sink, Source},
-    target::MatrixForm,
 };
 
 const PATH: &str = "/model/per_layer_inputs";
@@ -69,8 +68,7 @@ impl Lowering<'_> {
         self.tensors.whole(&tensor, &[n, k]);
         let segments = vec![Segment { source: Source::Rows { tensor, first: 0 }, rows: n }];
         let name = "model.embed_tokens_per_layer.weight";
-        let n_bits = matches!(self.settings.form.matrices, MatrixForm::NBits { .. });
-        if let Some(scheme) = self.settings.recipe.scheme(Role::LayerInputTable).filter(|_| n_bits) {
+        if let Some(scheme) = self.scheme(&format!("{TABLE}/Gather"), Role::LayerInputTable) {
             let matrix = self.quantized_as(name, segments, k, scheme, &[scheme.code_bytes_per_row(k)])?;
             return self.gather_quantized(TABLE, indices, matrix.codes, &matrix);
         }

@@ -39,17 +39,30 @@ impl Lowering<'_> {
     pub(super) fn linear(&mut self, path: &str, role: Role, input: Value, modules: &[&Linear]) -> Result<Value> {
         let k = modules.first().map_or(0, |module| module.in_features);
         let segments = modules.iter().flat_map(|module| self.weight_segments(module)).collect();
-        let product = match self.settings.recipe.scheme(role) {
-            None => self.float_matmul(path, input, segments, k)?,
+        let scheme = self.scheme(&format!("{path}/MatMul"), role);
+        let product = self.product(path, input, segments, k, scheme)?;
+        if modules.iter().any(|module| module.bias) { self.bias(path, product, modules) } else { Ok(product) }
+    }
+
+    /// `input` times rows of `k` weights, which are stored in a scheme or stay float.
+    pub(super) fn product(
+        &mut self,
+        path: &str,
+        input: Value,
+        segments: Vec<Segment>,
+        k: usize,
+        scheme: Option<IntScheme>,
+    ) -> Result<Value> {
+        match scheme {
+            None => self.float_matmul(path, input, segments, k),
             Some(scheme) => match self.settings.form.matrices {
                 MatrixForm::NBits { .. } => {
                     let matrix = self.quantized(path, segments, k, scheme)?;
-                    self.quantized_matmul(path, input, &matrix)?
+                    self.quantized_matmul(path, input, &matrix)
                 }
-                MatrixForm::Qdq => self.dequantized_matmul(path, input, segments, k, scheme)?,
+                MatrixForm::Qdq => self.dequantized_matmul(path, input, segments, k, scheme),
             },
-        };
-        if modules.iter().any(|module| module.bias) { self.bias(path, product, modules) } else { Ok(product) }
+        }
     }
 
     /// The rows of a linear's weight, noted as taken.
@@ -159,7 +172,7 @@ impl Lowering<'_> {
     }
 
     /// The product with a matrix whose codes are a tensor like any other.
-    pub(super) fn dequantized_matmul(
+    fn dequantized_matmul(
         &mut self,
         path: &str,
         input: Value,

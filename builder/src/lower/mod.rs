@@ -22,6 +22,7 @@ mod norm;
 mod rotary;
 mod standard_attention;
 mod standard_rotary;
+mod storage;
 mod streams;
 mod tensors;
 
@@ -62,8 +63,11 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         visibilities: BTreeMap::new(),
         layer_inputs: Vec::new(),
         casts: BTreeMap::new(),
+        within: None,
+        asked: storage::Asked::default(),
     };
     lowering.decoder()?;
+    lowering.check_recipe()?;
     Ok(Plan {
         graph: lowering.graph,
         data_file: data_file.to_owned(),
@@ -109,6 +113,9 @@ struct Lowering<'a> {
     layer_inputs: Vec<Value>,
     /// Constants in the dtype of activations, by the name of the node that makes them.
     casts: BTreeMap<String, Value>,
+    /// The layer that is being lowered.
+    within: Option<usize>,
+    asked: storage::Asked,
 }
 
 impl Lowering<'_> {
@@ -136,7 +143,9 @@ impl Lowering<'_> {
             let past = caches.get(&cached).copied();
             let past = past.ok_or_else(|| Error::graph("past_key_values", format!("layer {cached} has no cache")))?;
             let present;
+            self.within = Some(index);
             (stream, present) = self.layer(index, layer, stream, past, &lengths)?;
+            self.within = None;
             if cached == index {
                 presents.push(present);
             }

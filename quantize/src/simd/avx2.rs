@@ -65,6 +65,27 @@ pub(super) fn encode<const BITS: usize, const BLOCK: usize>(
 }
 
 #[target_feature(enable = "avx2,f16c")]
+pub(super) fn divide<const BITS: usize, const BLOCK: usize>(
+    values: &[f32],
+    scales: &[f64],
+    zero_points: &[f32],
+    codes: &mut [u8],
+) {
+    portable::divide::<BITS, BLOCK>(values, scales, zero_points, codes);
+}
+
+#[target_feature(enable = "avx2,f16c")]
+pub(super) fn search<const BITS: usize, const BLOCK: usize>(
+    values: &[f32],
+    mins: &[f32],
+    maxs: &[f32],
+    scales: &mut [f32],
+    leasts: &mut [f32],
+) {
+    portable::search::<BITS, BLOCK>(values, mins, maxs, scales, leasts);
+}
+
+#[target_feature(enable = "avx2,f16c")]
 pub(super) fn bf16_to_f32(bytes: &[u8], values: &mut [f32]) {
     portable::bf16_to_f32(bytes, values);
 }

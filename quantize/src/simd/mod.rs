@@ -3,7 +3,9 @@
 //! | loop | is |
 //! | --- | --- |
 //! | `extents` | the least and greatest value of each block |
-//! | `encode` | weights to packed codes |
+//! | `encode` | weights to packed codes, by reciprocals of scales in f32, halves up |
+//! | `divide` | the same by division in f64, ties to even |
+//! | `search` | the scale and least weight of each block that make the error small |
 //! | `bf16_to_f32`, `f16_to_f32` | widening |
 //! | `f32_to_bf16`, `f32_to_f16` | rounding to nearest, ties to even |
 //! | `all_finite` | whether no value is NaN or infinite |
@@ -21,10 +23,12 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod portable;
+mod search;
 
 use std::fmt;
 
 pub(crate) use portable::{greater, lesser};
+pub(crate) use search::LANES;
 
 use crate::{Error, Result};
 
@@ -141,6 +145,31 @@ impl Simd {
         codes: &mut [u8],
     ) {
         dispatch!(self, encode::<BITS, BLOCK>(values, reciprocals, zero_points, codes))
+    }
+
+    /// `round(clamp(weight / scale + zero_point, 0, 2^BITS - 1))` of each weight in f64, with the numbers of its block,
+    /// ties to even, packed low bits first.
+    pub(crate) fn divide<const BITS: usize, const BLOCK: usize>(
+        self,
+        values: &[f32],
+        scales: &[f64],
+        zero_points: &[f32],
+        codes: &mut [u8],
+    ) {
+        dispatch!(self, divide::<BITS, BLOCK>(values, scales, zero_points, codes))
+    }
+
+    /// The scale and the least weight of the grid of each whole block, by the search of `Method::KQuant`. Of `mins` and
+    /// `maxs` none is on the other side of zero.
+    pub(crate) fn search<const BITS: usize, const BLOCK: usize>(
+        self,
+        values: &[f32],
+        mins: &[f32],
+        maxs: &[f32],
+        scales: &mut [f32],
+        leasts: &mut [f32],
+    ) {
+        dispatch!(self, search::<BITS, BLOCK>(values, mins, maxs, scales, leasts))
     }
 
     pub(crate) fn bf16_to_f32(self, bytes: &[u8], values: &mut [f32]) {

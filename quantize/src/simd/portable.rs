@@ -4,6 +4,8 @@
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
+pub(super) use super::search::search;
+
 /// Independent accumulators: enough to fill the vector registers of any machine, and a divisor of every block size.
 const LANES: usize = 16;
 
@@ -42,12 +44,40 @@ pub(super) fn encode<const BITS: usize, const BLOCK: usize>(
         for (code, &weight) in wide.iter_mut().zip(block) {
             *code = round_half_up(lesser(greater(weight * reciprocal + zero_point, 0.0), top));
         }
-        if BITS == 8 {
-            codes.copy_from_slice(&wide);
-        } else {
-            for (byte, [low, high]) in codes.iter_mut().zip(wide.as_chunks::<2>().0) {
-                *byte = low | high << 4;
-            }
+        pack::<BITS, BLOCK>(&wide, codes);
+    }
+}
+
+#[inline(always)]
+pub(super) fn divide<const BITS: usize, const BLOCK: usize>(
+    values: &[f32],
+    scales: &[f64],
+    zero_points: &[f32],
+    codes: &mut [u8],
+) {
+    /// Added to 0 ..= 255 it leaves no bits for a fraction: ties go to even, and the low bits are the integer.
+    const NO_FRACTION: f64 = 4_503_599_627_370_496.0;
+    let top = f64::from((1_u32 << BITS) - 1);
+    let blocks = values.as_chunks::<BLOCK>().0.iter().zip(codes.chunks_exact_mut(BLOCK * BITS / 8));
+    for ((block, codes), (scale, zero_point)) in blocks.zip(scales.iter().zip(zero_points)) {
+        let zero_point = f64::from(*zero_point);
+        let mut wide = [0; BLOCK];
+        for (code, &weight) in wide.iter_mut().zip(block) {
+            let exact = f64::from(weight) / scale + zero_point;
+            let least = if exact > 0.0 { exact } else { 0.0 };
+            *code = ((if least < top { least } else { top }) + NO_FRACTION).to_bits() as u8;
+        }
+        pack::<BITS, BLOCK>(&wide, codes);
+    }
+}
+
+#[inline(always)]
+fn pack<const BITS: usize, const BLOCK: usize>(wide: &[u8; BLOCK], codes: &mut [u8]) {
+    if BITS == 8 {
+        codes.copy_from_slice(wide);
+    } else {
+        for (byte, [low, high]) in codes.iter_mut().zip(wide.as_chunks::<2>().0) {
+            *byte = low | high << 4;
         }
     }
 }

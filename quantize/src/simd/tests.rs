@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::Simd;
-use crate::{Buffers, Error, ErrorKind, IntScheme, Result, ScaleDtype, convert, quantize_rows_with};
+use crate::{Buffers, Error, ErrorKind, IntScheme, Method, Result, ScaleDtype, convert, quantize_rows_with};
 
 /// Any bits at all, but often what is hard: zeros, the smallest and the largest numbers, ties, infinities, NaNs.
 fn bits() -> impl Strategy<Value = f32> {
@@ -111,10 +111,11 @@ proptest! {
         bits in prop::sample::select(vec![4, 8]),
         block_size in prop::sample::select(vec![16, 32, 64, 128, 256]),
         symmetric in any::<bool>(),
+        method in prop::sample::select(Method::ALL.to_vec()),
         dtype in prop::sample::select(vec![ScaleDtype::F32, ScaleDtype::F16, ScaleDtype::Bf16]),
         row in weights(),
     ) {
-        let scheme = IntScheme::new(bits, block_size, symmetric).unwrap();
+        let scheme = IntScheme::new(bits, block_size, symmetric).unwrap().with_method(method);
         let portable = quantize(Simd::portable(), scheme, dtype, &row);
         for simd in Simd::supported() {
             match (&portable, quantize(simd, scheme, dtype, &row)) {

@@ -1,16 +1,16 @@
-//! Round-to-nearest, as ONNX Runtime's native quantizer does it.
+//! From rows of weights to codes, scales and zero points.
 
+use crate::grids::{Grids, blocks_at_once, mid};
 use crate::layout::{Buffers, bytes_per_row};
-use crate::simd::{greater, lesser};
 use crate::{Error, IntScheme, Result, ScaleDtype, Simd};
 
-/// Quantizes `n` rows of `k` f32 weights, rounding to nearest.
+/// Quantizes `n` rows of `k` f32 weights, rounding to the nearest of the numbers that a block's scale and zero point allow.
 ///
 /// `rows` is `[n, k]` row-major. The outputs must have exactly these lengths, and every byte of them is written:
 /// `codes` `n * code_bytes_per_row(k)`, `scales` `n * blocks(k) * scale_dtype.size()` (little-endian), `zero_points`
 /// `n * zero_point_bytes_per_row(k)` (empty when symmetric).
 ///
-/// # The rule
+/// # The rule of `Method::Default`
 ///
 /// That of `quantize_matmul_4bits` and `quantize_matmul_8bits` of ONNX Runtime 1.31, found by experiment and held by
 /// recorded vectors (`tests/ort_vectors.rs`). All in f32, each operation rounded on its own, over the real columns:
@@ -33,6 +33,35 @@ use crate::{Error, IntScheme, Result, ScaleDtype, Simd};
 /// * `k` odd, 4 bits: ONNX Runtime may leave a stale code in the half byte after the last weight, which nothing reads;
 ///   here it is 0.
 /// * a scale of 2^-128 or less, whose reciprocal overflows: ONNX Runtime's codes are arbitrary; here the block is 0.
+///
+/// # The rules of the other methods
+///
+/// Those of `rtn_quantize` of ONNX Runtime 1.31, held by recorded vectors too (`tests/method_vectors.rs`). Codes and the
+/// zero points of `Rtn` are made in f64, the search is in f32:
+///
+/// ```text
+/// Rtn         lo = min(values, 0), hi = max(values, 0)
+///   symmetric   scale = 2 max(-lo, hi) / (2^bits - 1)     zp = 2^(bits-1)
+///   asymmetric  scale = (hi - lo) / (2^bits - 1)          zp = round(clamp(-lo / scale, 0, 2^bits - 1))
+/// KQuant      u = sqrt(mean(w²)) + |w|
+///             first the grid between lo and hi, then for i in 0..20
+///               q = round(clamp((2^bits - 2 + i / 10) (w - lo) / (hi - lo), 0, 2^bits - 1))
+///               scale, least = those that make the sum of u (scale q + least - w)² least; kept, as lo too, if it is
+///               less than before
+///             zp = round(clamp(-least / scale, 0, 2^bits - 1))
+/// both        code = round(clamp(w / scale + zp, 0, 2^bits - 1))              round: ties to even
+/// ```
+///
+/// A zero block has the scale 1. A last block that is not full is filled up with zeros, which take part in the search.
+/// The bytes differ from the peer's where the peer is wrong, or has none:
+/// * `lo` and `hi` have zero between them. The peer's need not, and the zero point of a block of one sign would have to be
+///   outside the codes; it clips it, which moves all weights. In the search a fit whose zero point is outside the codes is
+///   made again through the nearest code.
+/// * in f16 the peer rounds `hi - lo` of `Rtn` before it divides.
+/// * where the stored scale is further than 2^-11 from the exact one (bf16, which the peer does not have; subnormal f16),
+///   codes are made with the stored one.
+/// * the packing of the peer fails for an odd number of blocks of 4 bits.
+/// * in a row of one block the peer adds the terms of the search in another order.
 ///
 /// # Errors
 ///
@@ -63,7 +92,7 @@ pub fn quantize_rows_with(
     let lens = Buffers { codes: codes.len(), scales: scales.len(), zero_points: zero_points.len() };
     let per_row = bytes_per_row(scheme, scale_dtype, rows.len(), k, lens)?;
     let quantize_row = row_kernel(scheme)?;
-    let mut quantizer = Quantizer { simd, symmetric: scheme.is_symmetric(), scale_dtype, grids: Grids::default() };
+    let mut quantizer = Quantizer { simd, scheme, scale_dtype, grids: Grids::default() };
     for (i, row) in rows.chunks_exact(k).enumerate() {
         let out = Buffers {
             codes: &mut codes[i * per_row.codes..][..per_row.codes],
@@ -112,37 +141,11 @@ fn row_kernel_of_bits<const BITS: usize>(block_size: usize) -> Result<RowKernel>
     }
 }
 
-/// Blocks that are worked on together: few enough for their weights to stay in the first-level cache between the loop
-/// that finds the extents and the one that rounds, many enough for what is done per block to be vectorised.
-const MOST_BLOCKS: usize = 64;
-const MOST_WEIGHTS: usize = 2048;
-
 struct Quantizer {
     simd: Simd,
-    symmetric: bool,
+    scheme: IntScheme,
     scale_dtype: ScaleDtype,
     grids: Grids,
-}
-
-/// The grids of some blocks, weight = (code - zero point) * scale, and what they are made from.
-struct Grids {
-    min: [f32; MOST_BLOCKS],
-    max: [f32; MOST_BLOCKS],
-    /// Not yet rounded to the storage dtype.
-    scales: [f32; MOST_BLOCKS],
-    /// As they are read back from the storage dtype.
-    stored: [f32; MOST_BLOCKS],
-    /// What a weight is multiplied by to reach a code. 0 where a scale is too small for weights to matter.
-    reciprocals: [f32; MOST_BLOCKS],
-    /// Whole numbers.
-    zero_points: [f32; MOST_BLOCKS],
-}
-
-impl Default for Grids {
-    fn default() -> Self {
-        let none = [0.0; MOST_BLOCKS];
-        Self { min: none, max: none, scales: none, stored: none, reciprocals: none, zero_points: none }
-    }
 }
 
 impl Quantizer {
@@ -152,7 +155,7 @@ impl Quantizer {
         out: Buffers<&mut [u8]>,
     ) -> Result<(), Fault> {
         let scale_bytes = self.scale_dtype.size();
-        let at_once = MOST_BLOCKS.min(MOST_WEIGHTS / BLOCK);
+        let at_once = blocks_at_once(self.scheme.method(), BLOCK);
         let whole = row.len() / BLOCK;
         for first in (0..whole).step_by(at_once) {
             let blocks = first..whole.min(first + at_once);
@@ -183,56 +186,27 @@ impl Quantizer {
         scales: &mut [u8],
         first: usize,
     ) -> Result<(), Fault> {
-        let n = values.len() / BLOCK;
-        let Grids { min, max, scales: exact, stored, reciprocals, zero_points } = &mut self.grids;
-        let (min, max) = (&mut min[..n], &mut max[..n]);
-        if !self.simd.extents::<BLOCK>(values, min, max) {
+        let &mut Self { simd, scheme, scale_dtype: dtype, ref mut grids } = self;
+        if !grids.take_extents::<BLOCK>(simd, values) {
             return Err(first_non_finite(values, first * BLOCK));
         }
-        let (exact, stored) = (&mut exact[..n], &mut stored[..n]);
-        let (reciprocals, zero_points) = (&mut reciprocals[..n], &mut zero_points[..n]);
-        if self.symmetric {
-            let firsts = values.iter().step_by(BLOCK);
-            for (((scale, zero_point), first), (&min, &max)) in
-                exact.iter_mut().zip(&mut *zero_points).zip(firsts).zip(min.iter().zip(&*max))
-            {
-                let widest = if max.abs() > min.abs() { max } else { min };
-                // Of zeros of both signs, ONNX Runtime takes the one that it meets first.
-                let widest = if widest == 0.0 { *first } else { widest };
-                *scale = -widest / mid::<BITS>();
-                *zero_point = mid::<BITS>();
-            }
-        } else {
-            for ((scale, zero_point), (&min, &max)) in
-                exact.iter_mut().zip(&mut *zero_points).zip(min.iter().zip(&*max))
-            {
-                let (min, max) = (lesser(min, 0.0), greater(max, 0.0));
-                *scale = (max - min) / top::<BITS>();
-                let exact = lesser(greater(0.0 - min / *scale, 0.0), top::<BITS>());
-                *zero_point = if *scale == 0.0 { 0.0 } else { exact.round() };
-            }
+        grids.find::<BITS, BLOCK>(simd, scheme, dtype, values);
+        dtype.write_all(simd, grids.scales(), scales);
+        dtype.read_all(simd, scales, grids.stored());
+        if let Some(b) = grids.stored().iter().position(|scale| !scale.is_finite()) {
+            return Err(Fault::ScaleOverflow { column: (first + b) * BLOCK, scale: grids.scales()[b] });
         }
-        self.scale_dtype.write_all(self.simd, exact, scales);
-        self.scale_dtype.read_all(self.simd, scales, stored);
-        if let Some(b) = stored.iter().position(|scale| !scale.is_finite()) {
-            return Err(Fault::ScaleOverflow { column: (first + b) * BLOCK, scale: exact[b] });
-        }
-        let used = if self.scale_dtype == ScaleDtype::Bf16 { exact } else { stored };
-        for (reciprocal, scale) in reciprocals.iter_mut().zip(used) {
-            let inverse = 1.0 / *scale;
-            *reciprocal = if inverse.is_finite() { inverse } else { 0.0 };
-        }
-        self.simd.encode::<BITS, BLOCK>(values, reciprocals, zero_points, codes);
+        grids.encode::<BITS, BLOCK>(simd, scheme, dtype, values, codes);
         Ok(())
     }
 
     /// Writes the zero points of the blocks that were quantized last. Where the row ends on half a byte, the other half
     /// is `mid`.
     fn write_zero_points<const BITS: usize>(&self, row: &mut [u8], blocks: std::ops::Range<usize>) {
-        if self.symmetric {
+        if self.scheme.is_symmetric() {
             return;
         }
-        for (b, &zero_point) in blocks.zip(&self.grids.zero_points) {
+        for (b, &zero_point) in blocks.zip(self.grids.zero_points()) {
             let zero_point = zero_point as u8;
             if BITS == 8 {
                 row[b] = zero_point;
@@ -257,16 +231,6 @@ fn clear_codes<const BITS: usize>(codes: &mut [u8], from: usize) {
 fn first_non_finite(values: &[f32], column: usize) -> Fault {
     let (i, value) = values.iter().copied().enumerate().find(|(_, value)| !value.is_finite()).unwrap_or((0, f32::NAN));
     Fault::NonFinite { column: column + i, value }
-}
-
-/// The largest code.
-const fn top<const BITS: usize>() -> f32 {
-    ((1_u32 << BITS) - 1) as f32
-}
-
-/// The zero point of a symmetric scheme.
-const fn mid<const BITS: usize>() -> f32 {
-    (1_u32 << (BITS - 1)) as f32
 }
 
 #[cfg(test)]
