@@ -16,6 +16,7 @@ mod machine_readable;
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
 mod options_graph;
+mod options_session;
 mod parity;
 mod parts;
 mod readme;

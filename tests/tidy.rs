@@ -96,6 +96,15 @@ fn only_the_target_table_names_providers() {
 }
 
 #[test]
+fn tests_that_the_target_table_names_exist() {
+    let tests: BTreeSet<String> =
+        sources("tests").iter().flat_map(|source| source.words().map(str::to_owned).collect::<Vec<_>>()).collect();
+    for cell in TARGETS.iter().flat_map(|target| target.cells) {
+        assert!(cell.computed_by.is_none_or(|test| tests.contains(test)), "{:?}", cell.computed_by);
+    }
+}
+
+#[test]
 fn one_file_knows_the_http_client() {
     for source in sources("checkpoint/src") {
         let named = source.words().any(|word| word == "ureq");

@@ -44,6 +44,12 @@ pub struct Session {
 }
 
 impl Settings {
+    /// Whether lengths are those of the mask's ones, and never of a shape.
+    pub(crate) fn takes_lengths_of_mask(&self) -> bool {
+        let recorded = self.session.capture == Some(true);
+        recorded && self.target.capture.as_ref().is_some_and(|capture| capture.lengths_of_mask)
+    }
+
     /// The package of a target without further wishes.
     ///
     /// # Errors

@@ -3,21 +3,26 @@
 //! ```text
 //! attention_mask ─► ReduceSum ─► Sub 1 ─► Cast ─► seqlens_k int32 [batch]
 //!                └► Shape ─► Gather 1 ─► Cast ─► total_sequence_length int32 scalar
+//!
+//! attention_mask ─► Cast ─► ReduceSum ─┬► Sub 1 ─► seqlens_k                        where steps are recorded and shapes
+//!                                      └► ReduceMax ─► total_sequence_length        stay as they are
 //! ```
 
 use std::collections::BTreeMap;
 
-use genai_architectures::Mixer;
+use genai_architectures::{Layer, Mixer, Position, Rope, RopeScaling};
 
 use super::{Lowering, standard_attention::Places};
 use crate::{
-    Result,
+    Error, Result,
     graph::{
         Constant, Dim, Dtype, Fact, Value,
-        ops::{Cast, Gather, ReduceSum, Shape, Sub},
+        ops::{Cast, Gather, ReduceMax, ReduceSum, Shape, Sub},
     },
     target::AttentionForm,
 };
+
+const PATH: &str = "/model/attn_mask_reformat/attn_mask_subgraph";
 
 pub(super) struct Lengths {
     /// int32 `[batch]`: tokens of each row, less one.
@@ -30,7 +35,9 @@ pub(super) struct Lengths {
 
 impl Lowering<'_> {
     pub(super) fn lengths(&mut self, attention_mask: Value) -> Result<Lengths> {
-        const PATH: &str = "/model/attn_mask_reformat/attn_mask_subgraph";
+        if self.settings.takes_lengths_of_mask() {
+            return self.lengths_of_mask(attention_mask);
+        }
         let one = self.graph.constant(Constant::Int64s(vec![1]))?;
         let sum = self.graph.add(&format!("{PATH}/ReduceSum"), &ReduceSum { input: attention_mask, axes: one })?;
         let less_one = self.graph.add(&format!("{PATH}/Sub"), &Sub(sum, one))?;
@@ -45,6 +52,44 @@ impl Lowering<'_> {
             AttentionForm::Standard => Some(self.places(attention_mask)?),
         };
         Ok(Lengths { seqlens_k, total_sequence_length, places })
+    }
+
+    fn lengths_of_mask(&mut self, attention_mask: Value) -> Result<Lengths> {
+        let axes = self.graph.constant(Constant::Int64s(vec![1]))?;
+        let one = self.cast(&format!("{PATH}/one"), axes, Dtype::I32)?;
+        let mask = self.cast(&format!("{PATH}/mask"), attention_mask, Dtype::I32)?;
+        let sum = self.graph.add(&format!("{PATH}/ReduceSum"), &ReduceSum { input: mask, axes })?;
+        let seqlens_k = self.graph.add(&format!("{PATH}/Sub"), &Sub(sum, one))?;
+        let rows = self.graph.constant(Constant::Int64s(vec![0]))?;
+        let total_sequence_length =
+            self.graph.add(&format!("{PATH}/ReduceMax"), &ReduceMax { input: sum, axes: rows })?;
+        Ok(Lengths { seqlens_k, total_sequence_length, places: None })
+    }
+
+    /// Fails where a part of the model is computed from lengths, and these are not known outside of a recorded step.
+    pub(super) fn check_recorded(&self) -> Result<()> {
+        let spec = self.spec;
+        let by_length = |rope: &Rope| match rope.scaling {
+            RopeScaling::Dynamic { .. } => true,
+            RopeScaling::LongRope { original_context, .. } => original_context < spec.context_length,
+            _ => false,
+        };
+        let attentions = || spec.layers.iter().map(|Layer { mixer: Mixer::Attention(attention), .. }| attention);
+        let what = if spec.ropes.iter().any(by_length) {
+            "a rope that depends on the length"
+        } else if attentions().any(|attention| matches!(attention.position, Position::Alibi(_))) {
+            "a bias for the distance"
+        } else if attentions().any(|attention| attention.blocks.is_some()) {
+            "attention to blocks"
+        } else {
+            return Ok(());
+        };
+        let (provider, option) = (self.settings.target.provider, self.settings.target.capture.as_ref());
+        let option = option.map_or("", |capture| capture.option);
+        Err(Error::Unsupported {
+            what: format!("{what} is not supported where {provider} records steps ({option}=true)"),
+            hint: format!("leave {option} out"),
+        })
     }
 
     /// The inputs `past_key_values.{i}.key` of all caches, then those of the values, by the layers that have one; `i`

@@ -130,6 +130,9 @@ impl Lowering<'_> {
         let caches = self.past()?;
 
         let spec = self.spec;
+        if self.settings.takes_lengths_of_mask() {
+            self.check_recorded()?;
+        }
         let lengths = self.lengths(attention_mask)?;
         self.alibi_bias(input_ids, &lengths)?;
         self.block_biases(input_ids, &lengths)?;

@@ -11,8 +11,8 @@ pub use contrib::{
 pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze};
 pub use standard::{
     Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log,
-    MatMul, Max, Min, Mod, Mul, Pow, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization, Sin, Softmax,
-    Softplus, Sqrt, Sub, Tanh, Where,
+    MatMul, Max, Min, Mod, Mul, Pow, ReduceMax, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization,
+    Sin, Softmax, Softplus, Sqrt, Sub, Tanh, Where,
 };
 
 use super::{Dim, Dtype, Fact, Graph, Value};

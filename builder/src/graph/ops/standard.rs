@@ -389,6 +389,34 @@ impl Op for ReduceSum {
     }
 }
 
+/// The greatest of a vector, a scalar.
+#[derive(Debug, Clone, Copy)]
+pub struct ReduceMax {
+    pub input: Value,
+    /// `[1]`: 0.
+    pub axes: Value,
+}
+
+impl Op for ReduceMax {
+    const TYPE: &'static str = "ReduceMax";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.input), Some(self.axes)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("keepdims", Attribute::Int(0))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let fact = graph.fact(self.input);
+        if fact.shape.len() != 1 {
+            return Err(format!("input is {fact}, expected a vector"));
+        }
+        one(Fact::new(fact.dtype, Vec::new()))
+    }
+}
+
 /// The mean over the last dimension, which becomes 1.
 #[derive(Debug, Clone, Copy)]
 pub struct ReduceMean {
