@@ -280,6 +280,17 @@ fn nodes_have_the_bits_that_were_asked_for() {
     assert_eq!(eight, expected);
     assert_eq!(mixed.len(), plain.len());
 
+    // Values alone, where they stand alone.
+    let mixed = nodes("tales-llama", "int4", &["matmul_mixed_precision=mixed_layers:int8", "fuse_qkv=false"]);
+    let eight: Vec<_> = mixed.iter().filter(|(_, bits)| **bits == Some(8)).map(|(name, _)| name.as_str()).collect();
+    let expected = [
+        "/model/layers.0/attn/v_proj/MatMul_Q8",
+        "/model/layers.0/mlp/down_proj/MatMul_Q8",
+        "/model/layers.3/attn/v_proj/MatMul_Q8",
+        "/model/layers.3/mlp/down_proj/MatMul_Q8",
+    ];
+    assert_eq!(eight, expected);
+
     // From 8 bits to 4.
     let less = nodes("tales-llama", "int8", &["matmul_mixed_precision=last_matmul:int4"]);
     let four: Vec<_> = less.iter().filter(|(_, bits)| **bits == Some(4)).map(|(name, _)| name.as_str()).collect();

@@ -38,6 +38,10 @@ impl Precision {
 pub enum Role {
     /// Query, key and value side by side; one node reads them, so one scheme holds for all three.
     QkvProj,
+    /// Queries, or keys, by themselves.
+    QkProj,
+    /// Values by themselves, which may be the keys too.
+    VProj,
     OProj,
     GateProj,
     UpProj,

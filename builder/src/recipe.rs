@@ -37,7 +37,7 @@ pub enum Selector {
     /// The head.
     LastMatmul,
     /// Of the first and the last eighth of the layers and of every third between: values, with the queries and keys
-    /// beside them, and what leads out of the MLP. After llama.cpp.
+    /// that one node makes with them, and what leads out of the MLP. After llama.cpp.
     MixedLayers,
     /// Linear attention and the MLP after it.
     LinearAttention,
@@ -85,13 +85,19 @@ impl Selector {
         match (self, matrix.layer) {
             (Self::LastMatmul, _) => matrix.role == Role::LmHead,
             (Self::MixedLayers, Some(place)) => {
-                matches!(matrix.role, Role::QkvProj | Role::DownProj) && place.feels_rounding()
+                matches!(matrix.role, Role::QkvProj | Role::VProj | Role::DownProj) && place.feels_rounding()
             }
             (Self::LinearAttention, Some(place)) => {
                 place.linear_attention
                     && matches!(
                         matrix.role,
-                        Role::QkvProj | Role::OProj | Role::GateProj | Role::UpProj | Role::DownProj
+                        Role::QkvProj
+                            | Role::QkProj
+                            | Role::VProj
+                            | Role::OProj
+                            | Role::GateProj
+                            | Role::UpProj
+                            | Role::DownProj
                     )
             }
             (Self::MixedLayers | Self::LinearAttention, None) => false,
@@ -192,6 +198,8 @@ impl Recipe {
     pub(crate) fn quantizes(&self, role: Role) -> bool {
         let kind = match role {
             Role::QkvProj
+            | Role::QkProj
+            | Role::VProj
             | Role::OProj
             | Role::GateProj
             | Role::UpProj

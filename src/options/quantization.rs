@@ -108,8 +108,8 @@ pub(super) const ROWS: &[Row] = &[
         values: "SELECTOR:TYPE,… of the selectors last_matmul, mixed_layers, linear_attn and the types int4, int8",
         default: "none",
         applies: INTEGERS,
-        about: "Other bits for matrices that rounding costs most. `last_matmul` is the head. `mixed_layers` is the query, \
-                key and value linear and the one that leads out of the MLP, in the first and the last eighth of the \
+        about: "Other bits for matrices that rounding costs most. `last_matmul` is the head. `mixed_layers` is the value linear, with \
+                query and key where they are one, and the one that leads out of the MLP, in the first and the last eighth of the \
                 layers and every third between. `linear_attn` is linear attention and the MLP after it, in models that \
                 have some.",
         set: |options, value| {

@@ -102,15 +102,16 @@ impl Lowering<'_> {
         let mut modules = vec![&attention.q];
         modules.extend(attention.key_value.linears());
         if self.settings.fusion.qkv && modules.len() > 1 {
-            let qkv = self.projection(&format!("{path}/qkv_proj"), attention, input, &modules)?;
+            let qkv = self.projection(&format!("{path}/qkv_proj"), Role::QkvProj, attention, input, &modules)?;
             return Ok((qkv, None));
         }
-        let mut one = |name: &str, module| self.projection(&format!("{path}/{name}"), attention, input, &[module]);
-        let query = one("q_proj", &attention.q)?;
+        let mut one =
+            |name: &str, role, module| self.projection(&format!("{path}/{name}"), role, attention, input, &[module]);
+        let query = one("q_proj", Role::QkProj, &attention.q)?;
         let key_value = match &attention.key_value {
-            KeyValue::Own { k, v } => Some((one("k_proj", k)?, one("v_proj", v)?)),
+            KeyValue::Own { k, v } => Some((one("k_proj", Role::QkProj, k)?, one("v_proj", Role::VProj, v)?)),
             KeyValue::Same(linear) => {
-                let both = one("k_proj", linear)?;
+                let both = one("k_proj", Role::VProj, linear)?;
                 Some((both, both))
             }
             KeyValue::OfLayer(_) => None,
@@ -118,8 +119,15 @@ impl Lowering<'_> {
         Ok((query, key_value))
     }
 
-    fn projection(&mut self, path: &str, attention: &Attention, input: Value, modules: &[&Linear]) -> Result<Value> {
-        let product = self.linear(path, Role::QkvProj, input, modules)?;
+    fn projection(
+        &mut self,
+        path: &str,
+        role: Role,
+        attention: &Attention,
+        input: Value,
+        modules: &[&Linear],
+    ) -> Result<Value> {
+        let product = self.linear(path, role, input, modules)?;
         let Some(bound) = attention.clip_qkv else { return Ok(product) };
         let (min, max) = (self.scalar(-bound)?, self.scalar(bound)?);
         self.graph.add(&format!("{path}/Clip"), &Clip { input: product, min, max })

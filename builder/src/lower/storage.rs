@@ -30,6 +30,8 @@ impl Lowering<'_> {
         let looked_up = match role {
             Role::EmbeddingTable | Role::LayerInputTable => true,
             Role::QkvProj
+            | Role::QkProj
+            | Role::VProj
             | Role::OProj
             | Role::GateProj
             | Role::UpProj
