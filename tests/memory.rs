@@ -71,8 +71,9 @@ fn a_build_reads_each_weight_once_and_holds_no_more_than_it_may() {
     assert!(WIDE.largest() as usize > 4 * (BUDGET + BESIDES), "a tensor that is held would not be seen");
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let (int4, int8, fp16) = ((Precision::Int4, "cpu"), (Precision::Int8, "cuda"), (Precision::Fp16, "cuda"));
-    // Together they read no more than one alone.
-    for wanted in [vec![int4], vec![int8], vec![fp16], vec![int4, fp16], vec![fp16, int8, int4]] {
+    // Together they read no more than one alone, also where one has q, k and v together and another has not.
+    let apart = (Precision::Int4, "dml");
+    for wanted in [vec![int4], vec![int8], vec![fp16], vec![int4, fp16], vec![apart, fp16, int8]] {
         for threads in [1, 3] {
             let case = format!("{wanted:?} {threads}");
             let output = tempfile::tempdir().unwrap();

@@ -184,7 +184,7 @@ mod tests {
     use super::*;
     use crate::{
         graph::{Dtype, Graph},
-        plan::{Sink, Source},
+        plan::{CodeLayout, Sink, Source},
     };
 
     fn rows(tensor: &str, first: usize, rows: usize) -> Segment {
@@ -288,5 +288,33 @@ mod tests {
         let columns = Source::Columns { tensor: "norm".to_owned(), first: 0, total: 4 };
         let columns = plan(vec![job(vec![Segment { source: columns, rows: 4 }], 0.0)]);
         assert_eq!(check(&[&plain, &columns]).len(), 2);
+    }
+
+    /// Of codes without gaps two rows may have a byte in common.
+    #[test]
+    fn rows_that_share_a_byte_are_not_made_apart() {
+        let scheme = genai_quantize::IntScheme::new(4, 16, false).unwrap();
+        let sink = Sink::Blocks {
+            scheme,
+            layout: CodeLayout::Flat,
+            scale_dtype: genai_quantize::ScaleDtype::F32,
+            codes: 0,
+            scales: 1,
+            zero_points: Some(2),
+        };
+        let flat = plan(vec![Job { sink, ..job(vec![rows("t", 0, 8)], 0.0) }]);
+        for (before, expected) in [(4, 1), (3, 2)] {
+            let packed = plan(vec![job(vec![rows("s", 0, before), rows("t", 0, 8)], 0.0)]);
+            for plans in [[&packed, &flat], [&flat, &packed]] {
+                let found = check(&plans);
+                let starts_evenly = |taker: &Taker| taker.rows.start.is_multiple_of(2) && taker.at.is_multiple_of(2);
+                for batch in found.iter().filter(|batch| batch.rows_at_a_time(&plans) == 2) {
+                    let of_flat = batch.takers.iter().filter(|taker| std::ptr::eq(plans[taker.plan], &flat));
+                    assert!(of_flat.clone().all(starts_evenly) && of_flat.count() == 1);
+                }
+                let expected = if std::ptr::eq(plans[0], &flat) { 1 } else { expected };
+                assert_eq!(found.len(), expected, "{before}");
+            }
+        }
     }
 }
