@@ -4,6 +4,7 @@
 //! the help, the reference page (`docs/options.md`) and the parser. What an option may be combined with is decided where
 //! a request is made of them all, in `request`.
 
+mod absent;
 mod graph;
 mod quantization;
 mod session;
@@ -56,6 +57,7 @@ const SUBJECTS: &[(&str, &[Row])] = &[
     ("Graph", graph::ROWS),
     ("Files and sources", source::ROWS),
     ("Session", session::ROWS),
+    ("Parts that no supported model has", absent::ROWS),
 ];
 
 /// Names that the peer's builder had for options of its int4 precision, and has for all quantized ones now.
@@ -253,7 +255,10 @@ mod tests {
             assert_eq!(parse(&[bad]).unwrap_err().code, 2, "{bad}");
         }
         assert_eq!(parse(&["hf_remote=true"]).unwrap_err().code, 12);
-        assert_eq!(parse(&["moe_quant_type=int4"]).unwrap_err().code, 3);
+        for key in absent::ROWS.iter().map(|row| row.key) {
+            let failure = parse(&[&format!("{key}=1")]).unwrap_err();
+            assert!(failure.code == 3 && failure.message.contains("no supported model has"), "{key}");
+        }
     }
 
     #[test]

@@ -27,23 +27,6 @@ type Mixed = &'static [(Selector, usize)];
 const INTEGERS: &str = "int4, int8";
 
 /// Options of the peer about the weights of experts.
-macro_rules! experts {
-    ($key:literal) => {
-        Row {
-            key: $key,
-            values: "none",
-            default: "none",
-            applies: "no model that is supported so far",
-            about: "Refused: it is about the weights of experts, and no supported model has experts.",
-            set: |_, value| {
-                Err(Wrong::Other(Failure::unsupported(
-                    format!("extra option {} is {value:?}, and no supported model has experts", $key),
-                    "leave it out",
-                )))
-            },
-        }
-    };
-}
 
 pub(super) const ROWS: &[Row] = &[
     Row {
@@ -175,10 +158,6 @@ pub(super) const ROWS: &[Row] = &[
             Ok(())
         },
     },
-    experts!("qmoe_block_size"),
-    experts!("qmoe_weights_prepacked"),
-    experts!("moe_quant_type"),
-    experts!("use_8bits_moe"),
 ];
 
 const LAST: Mixed = &[(Selector::LastMatmul, 8)];

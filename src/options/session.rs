@@ -1,6 +1,7 @@
 //! What a session of the runtime is opened with, and what decides the target's own variants.
 
 use super::{Row, Wrong, boolean};
+use crate::failure::Failure;
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Session {
@@ -93,6 +94,22 @@ pub(super) const ROWS: &[Row] = &[
             let tokens = value.parse().ok().filter(|tokens| (1..=16).contains(tokens));
             options.session.max_draft_tokens = Some(tokens.ok_or(Wrong::Value)?);
             Ok(())
+        },
+    },
+    Row {
+        key: "matmulnbits_weights_prepacked",
+        values: "0",
+        default: "0",
+        applies: "cuda with int4, int8",
+        about: "The layout of integer weights: 0 is that of MatMulNBits, which every device takes and from which ONNX Runtime \
+                makes its own. The layouts 1 and 2, made for one generation of devices each, are not written.",
+        set: |_, value| match value {
+            "0" => Ok(()),
+            "1" | "2" => Err(Wrong::Other(Failure::unsupported(
+                format!("extra option matmulnbits_weights_prepacked is {value}, a layout that is not written"),
+                "leave it out: ONNX Runtime makes the layout of the device when it loads the model",
+            ))),
+            _ => Err(Wrong::Value),
         },
     },
 ];
