@@ -10,7 +10,7 @@ use crate::{
     Error, Output, Plan, Result, Settings,
     accounting::{Accounting, account},
     genai_config::{GenaiConfig, Sources},
-    lower,
+    lower_with_adapters,
     manifest::{Manifest, inputs},
     materialize::{Limits, check_constants, check_copies, materialize},
     output::{LAST, StagedOutput},
@@ -83,13 +83,23 @@ pub fn build(
     check_constants(&spec.constants, &checkpoint)?;
     let inputs = inputs(&checkpoint, &sidecars.inputs, request.hash_inputs)?;
     let model = plan.model_bytes();
-    let bytes = plan.data_bytes + sidecars.bytes() + (model.len() + genai_config.len()) as u64;
+    let data_bytes = plan.data_bytes + plan.adapters.iter().map(|adapter| adapter.data.data_bytes).sum::<u64>();
+    let bytes = data_bytes + sidecars.bytes() + (model.len() + genai_config.len()) as u64;
     let mut output = output.stage(bytes)?;
     let data = output.create(&plan.data_file, plan.data_bytes)?;
-    materialize(&plan, &checkpoint, &data, &request.limits, &|done| progress(done, plan.data_bytes))?;
-    // Stretches between initializers are nobody's work.
-    progress(plan.data_bytes, plan.data_bytes);
+    materialize(&plan, &checkpoint, &data, &request.limits, &|done| progress(done, data_bytes))?;
     output.finish(&plan.data_file, &data)?;
+    let mut before = plan.data_bytes;
+    for adapter in &plan.adapters {
+        let Plan { data_file, data_bytes: length, .. } = &adapter.data;
+        let file = output.create(data_file, *length)?;
+        adapter.frame().iter().try_for_each(|(offset, bytes)| file.write_at(bytes, *offset))?;
+        materialize(&adapter.data, &checkpoint, &file, &request.limits, &|done| progress(before + done, data_bytes))?;
+        output.finish(data_file, &file)?;
+        before += length;
+    }
+    // Stretches between initializers are nobody's work.
+    progress(data_bytes, data_bytes);
     checkpoint.verify_unchanged()?;
     output.write(&request.filename, &model)?;
     sidecars.write(&mut output)?;
@@ -130,7 +140,8 @@ struct Planned {
 fn planned(checkpoint: &Checkpoint, request: &Request) -> Result<Planned> {
     refuse_quantized(checkpoint)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
-    let plan = lower(&spec, &request.settings, &format!("{}.data", request.filename))?;
+    let data_file = format!("{}.data", request.filename);
+    let plan = lower_with_adapters(&spec, checkpoint.adapters(), &request.settings, &data_file)?;
     let checkpoint = checkpoint.renamed(|stored| spec.name_of(stored))?;
     let accounting = account(&plan, &spec, &checkpoint, &request.allow_unused)?;
     Ok(Planned { checkpoint, spec, plan, accounting })

@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 mod accounting;
+pub mod adapter_file;
 mod build;
 mod digest;
 mod error;
@@ -36,9 +37,9 @@ pub mod target;
 
 pub use build::{Built, Report, Request, build, plan};
 pub use error::{Error, ErrorKind, Result};
-pub use lower::lower;
+pub use lower::{lower, lower_with_adapters};
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Recipe, Role};
-pub use settings::{DEFAULT_BLOCK_SIZE, Session, Settings};
+pub use settings::{Adaptation, DEFAULT_BLOCK_SIZE, Session, Settings};
 pub use target::{TARGETS, Target};

@@ -15,7 +15,7 @@ use crate::{
     Error, Plan, Request, Result, Role,
     accounting::Accounting,
     digest::Digest,
-    plan::{CodeLayout, Job, Rows, Sink},
+    plan::{CodeLayout, Job, Sink},
 };
 
 pub(crate) const MANIFEST: &str = "genai-build.json";
@@ -83,6 +83,9 @@ struct Options {
     #[serde(skip_serializing_if = "Option::is_none")]
     accuracy_level: Option<u8>,
     allow_unused: Vec<String>,
+    /// LoRA adapters by name, and what became of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    adapters: BTreeMap<String, &'static str>,
 }
 
 /// What became of every tensor of the checkpoint.
@@ -160,6 +163,11 @@ impl Manifest {
                 is_symmetric: scheme.map(|scheme| scheme.is_symmetric()),
                 accuracy_level: scheme.map(|_| settings.accuracy_level),
                 allow_unused: request.allow_unused.clone(),
+                adapters: checkpoint
+                    .adapters()
+                    .iter()
+                    .map(|a| (a.name().to_owned(), settings.adaptation.name()))
+                    .collect(),
             },
             accounting: Counts {
                 tensors: checkpoint.tensors().len(),
@@ -168,7 +176,7 @@ impl Manifest {
                 not_of_the_model: accounting.known,
                 allowed_unused: accounting.allowed.into_iter().collect(),
             },
-            weights: plan.jobs.iter().map(|job| Weight::of(job, checkpoint)).collect(),
+            weights: plan.all_jobs().map(|job| Weight::of(job, checkpoint)).collect(),
             parity: None,
             files: Vec::new(),
         }
@@ -190,12 +198,10 @@ impl Manifest {
 impl Weight {
     fn of(job: &Job, checkpoint: &Checkpoint) -> Self {
         let mut tensors = Vec::new();
-        if let Rows::Checkpoint { segments, .. } = &job.rows {
-            for name in segments.iter().filter_map(|segment| segment.source.tensor()) {
-                let name = stored_name(checkpoint, name);
-                if !tensors.contains(&name) {
-                    tensors.push(name);
-                }
+        for name in job.rows.tensors() {
+            let name = stored_name(checkpoint, name);
+            if !tensors.contains(&name) {
+                tensors.push(name);
             }
         }
         let stored = match job.sink {
@@ -233,6 +239,7 @@ pub(crate) fn inputs(checkpoint: &Checkpoint, sidecars: &[String], hash: bool) -
     for name in configs.into_iter().chain(sidecars.iter().map(String::as_str)) {
         inputs.extend(checkpoint.input(name)?);
     }
+    inputs.extend(checkpoint.adapter_configs()?);
     inputs.sort_by(|a, b| a.name.cmp(&b.name));
     for input in &inputs {
         if let (Some(found), Some(recorded)) = (&input.sha256, &input.recorded_sha256)

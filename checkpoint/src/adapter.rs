@@ -10,7 +10,7 @@
 //! Whatever key is neither read here nor known to leave the maths alone must be off: new variants come with a new key.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -99,6 +99,11 @@ impl Adapter {
     /// Updates by the module that they change, named as in the checkpoint that the adapter was trained on.
     pub fn updates(&self) -> impl Iterator<Item = (&str, &LowRank)> {
         self.updates.iter().map(|(module, update)| (module.as_str(), update))
+    }
+
+    /// The path of a file beside its weights, where there is one that may be read.
+    pub fn file_path(&self, name: &str) -> Option<PathBuf> {
+        matches!(self.folder.open_file(name), Ok(Some(_))).then(|| self.folder.dir().join(name))
     }
 
     /// The name of one of its files for the record of a build.

@@ -232,10 +232,10 @@ fn span_cost(job: &Job, span: &Span) -> u64 {
 fn strip_row_cost(job: &Job) -> u64 {
     let k = job.k as u64;
     let source = match &job.rows {
-        Rows::Checkpoint { .. } => 4 * k,
+        Rows::Checkpoint { .. } | Rows::Factors(_) => 4 * k,
         Rows::Rotary { .. } => 0,
     };
-    let columns = if reads_columns(job) { 4 * k } else { 0 };
+    let columns = if reads_columns(job) || matches!(job.rows, Rows::Factors(_)) { 4 * k } else { 0 };
     (source + 4 * k + columns + job.stored_row_bytes()).max(1)
 }
 
