@@ -104,6 +104,11 @@ pub(crate) struct TargetArgs {
     #[arg(long = "extra_options", alias = "extra-options", num_args = 1.., value_name = "KEY=VALUE")]
     pub(crate) extra_options: Vec<String>,
 
+    /// LoRA adapter as PEFT saves it, to be written as NAME.onnx_adapter, which onnxruntime-genai's Adapters loads; the
+    /// package runs without it too. Can be repeated. `adapter_path` of --extra_options bakes one in instead
+    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    pub(crate) adapters: Vec<String>,
+
     /// Tensors that may be left out, by name; * stands for any text. Without it a tensor that is no part of the model
     /// is an error
     #[arg(long = "allow-unused", alias = "allow_unused", value_name = "PATTERN")]
@@ -237,6 +242,15 @@ pub(crate) struct ValidateArgs {
     /// The checkpoint that the package was made from
     #[arg(long, value_name = "MODEL")]
     pub(crate) checkpoint: String,
+
+    /// The LoRA adapter that was baked into the package
+    #[arg(long = "adapter-path", alias = "adapter_path", value_name = "DIR")]
+    pub(crate) adapter_path: Option<PathBuf>,
+
+    /// A LoRA adapter that NAME.onnx_adapter of the package was made from; can be repeated. The package is checked
+    /// without adapters, then with each
+    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    pub(crate) adapters: Vec<String>,
 
     /// The precision whose tolerances apply
     #[arg(short, long, value_enum)]

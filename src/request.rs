@@ -3,12 +3,14 @@
 use std::path::Path;
 
 use genai_builder::{
-    DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, Settings, Target, materialize::Limits, target::MatrixForm,
+    Adaptation, DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, Settings, Target, materialize::Limits,
+    target::MatrixForm,
 };
 use genai_checkpoint::Checkpoint;
 use genai_quantize::Simd;
 
 use crate::{
+    adapters::Adapters,
     args::{PrecisionArg, SourceArgs, TargetArgs},
     console::note,
     failure::Failure,
@@ -37,6 +39,7 @@ pub(crate) fn open(source: &SourceArgs, offline: bool, token: &TokenChoice) -> R
 pub(crate) struct Resolved {
     pub(crate) request: Request,
     pub(crate) token: TokenChoice,
+    pub(crate) adapters: Adapters,
 }
 
 pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
@@ -49,7 +52,12 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
     let precision = Precision::from(precision);
     let options = ExtraOptions::parse(&target.extra_options)?;
     options.notes.iter().for_each(|line| note(&format!("note: {line}")));
-    let settings = settings(Target::find(provider)?, precision, &options)?;
+    let adapters = Adapters::resolve(options.source.adapter_path.clone(), &target.adapters)?;
+    let mut settings = settings(Target::find(provider)?, precision, &options)?;
+    settings.adaptation = adapters.adaptation;
+    if settings.adaptation == Adaptation::Swappable {
+        without_capture(&mut settings, &options.session)?;
+    }
     let threads = match target.threads {
         Some(0) => return Err(Failure::usage("--threads is 0, expected at least 1")),
         Some(threads) => threads,
@@ -62,7 +70,21 @@ pub(crate) fn resolve(target: &TargetArgs) -> Result<Resolved, Failure> {
         allow_unused: target.allow_unused.clone(),
         hash_inputs: target.hash_inputs,
     };
-    Ok(Resolved { request, token: options.source.hf_token })
+    Ok(Resolved { request, token: options.source.hf_token, adapters })
+}
+
+/// A recorded step reads the weights of the adapter that it was recorded with, whatever the session is given later.
+fn without_capture(settings: &mut Settings, given: &Session) -> Result<(), Failure> {
+    let asked = [given.enable_cuda_graph, given.enable_dml_graph, given.enable_webgpu_graph];
+    if asked.contains(&Some(true)) {
+        let option = settings.target.capture.as_ref().map_or("", |capture| capture.option);
+        return Err(Failure::unsupported(
+            format!("extra option {option} is true, and --adapter is given: a recorded step keeps its adapter"),
+            "leave one of them out, or bake the adapter in with adapter_path",
+        ));
+    }
+    settings.session.capture = settings.session.capture.map(|_| false);
+    Ok(())
 }
 
 /// The defaults of a target, changed by what was asked for. An option that has no meaning here is refused.

@@ -5,7 +5,7 @@ use genai_checkpoint::Checkpoint;
 use genai_validate::{ParityReport, Verdict};
 use serde_json::{Map, Value, json};
 
-use super::validate;
+use super::validate::{self, Subject};
 use crate::{
     args::{BuildArgs, RuntimeArgs},
     console::{Progress, event, note, print, print_json},
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
         return Err(Failure::usage("no output given").with_hint("name a folder with -o DIR"));
     };
     // What was typed is looked at before any file is, and the place of the output before any weight is fetched or read.
-    let Resolved { request, token } = request::resolve(&args.target)?;
+    let Resolved { request, token, adapters } = request::resolve(&args.target)?;
     let interrupt = Interrupt::default();
     signals::interrupt_on_signals(interrupt.clone());
     event(
@@ -29,7 +29,7 @@ pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
         json!({"command": "build", "version": env!("CARGO_PKG_VERSION"), "output": output.display().to_string()}),
     );
     let place = Output::claim(output, Disk::new(interrupt))?;
-    let checkpoint = request::open(&args.source, args.runtime.offline, &token)?;
+    let checkpoint = adapters.open(request::open(&args.source, args.runtime.offline, &token)?)?;
     request::check_output(output, &checkpoint)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
@@ -80,8 +80,9 @@ fn check(
     request: &Request,
     runtime: &RuntimeArgs,
 ) -> Result<(ParityReport, Continuation), Failure> {
+    let subject = Subject { checkpoint, spec: built.spec(), adaptation: request.settings.adaptation };
     let precision = validate::precision(request.settings.precision);
-    let (parity, continuation) = validate::check(built.folder(), checkpoint, built.spec(), precision, runtime)?;
+    let (parity, continuation) = validate::check(built.folder(), &subject, precision, runtime)?;
     if parity.verdict == Verdict::Fail {
         return Err(Failure::new(code::VALIDATION_FAILED, format!("validation failed, nothing was written\n{parity}"))
             .with_hint("without --validate the package is built all the same, to be looked at")

@@ -4,8 +4,8 @@ use crate::console::{note, print, print_json};
 use crate::{args::PlanArgs, failure::Failure, report::PlanReport, request, request::Resolved};
 
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
-    let Resolved { request, token } = request::resolve(&args.target)?;
-    let checkpoint = request::open(&args.source, args.offline, &token)?;
+    let Resolved { request, token, adapters } = request::resolve(&args.target)?;
+    let checkpoint = adapters.open(request::open(&args.source, args.offline, &token)?)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
     }

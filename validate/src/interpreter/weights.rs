@@ -1,8 +1,11 @@
 //! Where the interpreter's numbers come from.
 
-use genai_checkpoint::Checkpoint;
+use std::collections::BTreeMap;
 
-use crate::{Error, Result};
+use genai_architectures::DecoderSpec;
+use genai_checkpoint::{Adapter, Checkpoint, LowRank};
+
+use crate::{Error, Matrix, Result};
 
 /// Tensors by name, read in pieces.
 pub trait Weights {
@@ -15,6 +18,21 @@ pub trait Weights {
     fn round(&self, _name: &str, _rows: &mut [f32], _k: usize) -> Result<()> {
         Ok(())
     }
+
+    /// What is added to the weight of the linear at `path`, after its rounding.
+    fn update(&self, _path: &str) -> Result<Option<Update>> {
+        Ok(None)
+    }
+}
+
+/// `scale · B · A`
+#[derive(Debug)]
+pub struct Update {
+    /// `[rank, in_features]`
+    pub a: Matrix,
+    /// `[outputs, rank]`, with the outputs as the stored weight counts them.
+    pub b: Matrix,
+    pub scale: f32,
 }
 
 impl Weights for Checkpoint {
@@ -48,6 +66,51 @@ impl Weights for Rounded<'_> {
 
     fn round(&self, name: &str, rows: &mut [f32], k: usize) -> Result<()> {
         (self.round)(name, rows, k)
+    }
+
+    fn update(&self, path: &str) -> Result<Option<Update>> {
+        self.weights.update(path)
+    }
+}
+
+/// Weights of a checkpoint with those of an adapter of it added.
+pub struct Adapted<'a> {
+    weights: &'a dyn Weights,
+    /// By the path that the spec gives the module.
+    updates: BTreeMap<String, &'a LowRank>,
+}
+
+impl<'a> Adapted<'a> {
+    /// `weights` have the tensors of the adapter too.
+    pub fn new(spec: &DecoderSpec, weights: &'a dyn Weights, adapter: &'a Adapter) -> Self {
+        let path = |module: &str| {
+            // Tensors have names in the spec; a module has that of its tensors.
+            let named = spec.name_of(&format!("{module}.weight"));
+            named.and_then(|name| Some(name.strip_suffix(".weight")?.to_owned())).unwrap_or_else(|| module.to_owned())
+        };
+        Self { weights, updates: adapter.updates().map(|(module, update)| (path(module), update)).collect() }
+    }
+}
+
+impl Weights for Adapted<'_> {
+    fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
+        self.weights.read(name, expected_shape, first, out)
+    }
+
+    fn round(&self, name: &str, rows: &mut [f32], k: usize) -> Result<()> {
+        self.weights.round(name, rows, k)
+    }
+
+    fn update(&self, path: &str) -> Result<Option<Update>> {
+        let Some(LowRank { rank, in_features, out_features, scale, a, b }) = self.updates.get(path) else {
+            return Ok(None);
+        };
+        let matrix = |name: &str, rows: usize, cols: usize| {
+            let mut matrix = Matrix::zeros(rows, cols);
+            self.weights.read(name, &[rows, cols], 0, matrix.data_mut())?;
+            Ok::<_, Error>(matrix)
+        };
+        Ok(Some(Update { a: matrix(a, *rank, *in_features)?, b: matrix(b, *out_features, *rank)?, scale: *scale }))
     }
 }
 
