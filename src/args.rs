@@ -210,6 +210,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) prompt: String,
 
+    /// Generate with the LoRA adapter in NAME.onnx_adapter of the package
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
+
     /// The most tokens to generate
     #[arg(short = 'n', long = "max-tokens", default_value_t = 64)]
     pub(crate) max_tokens: usize,

@@ -1,5 +1,6 @@
 //! What a command says at the end: a few lines for people, or one JSON object.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use genai_builder::{Plan, Report};
@@ -110,10 +111,13 @@ pub(crate) struct PlanReport {
     context_length: usize,
     graph_bytes: u64,
     data_bytes: u64,
+    /// Lengths of the files of swappable adapters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    adapters: BTreeMap<String, u64>,
     bits_per_weight: f64,
     /// Bytes of tiles in flight, at most.
     tile_memory: u64,
-    operators: std::collections::BTreeMap<&'static str, usize>,
+    operators: BTreeMap<&'static str, usize>,
     tensors: usize,
 }
 
@@ -125,6 +129,7 @@ impl PlanReport {
             context_length: spec.context_length,
             graph_bytes: plan.model_bytes().len() as u64,
             data_bytes: plan.data_bytes,
+            adapters: plan.adapters.iter().map(|a| (a.data.data_file.clone(), a.data.data_bytes)).collect(),
             bits_per_weight: plan.bits_per_weight(),
             tile_memory,
             operators: plan.graph.histogram(),
@@ -140,6 +145,9 @@ impl PlanReport {
             grouped(self.context_length as u64)
         );
         let _ = writeln!(text, "  graph {} bytes, data {} bytes", grouped(self.graph_bytes), grouped(self.data_bytes));
+        for (file, length) in &self.adapters {
+            let _ = writeln!(text, "  {file} {} bytes", grouped(*length));
+        }
         let _ = writeln!(text, "  {:.2} bits per weight, {} tensors read", self.bits_per_weight, self.tensors);
         let _ = writeln!(text, "  at most {} of memory for weights in flight", bytes(self.tile_memory));
         let _ = writeln!(text, "operators");

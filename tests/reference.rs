@@ -9,7 +9,7 @@ use genai_checkpoint::Checkpoint;
 use genai_quantize::{IntScheme, ScaleDtype, dequantize_rows, quantize_rows};
 use genai_validate::{
     CacheMode, Generator, Matrix, Model, ParityReport, Precision, Reference, Verdict, compare_prompts,
-    interpreter::{self, Rounded, Weights},
+    interpreter::{self, Adapted, Rounded, Weights},
     metrics,
 };
 
@@ -28,9 +28,19 @@ pub(crate) fn rounded_logits(
     scale_dtype: ScaleDtype,
     tables: Tables,
 ) -> Outcome<Reference> {
-    let mut reference = recorded_logits(checkpoint)?;
-    let mut spec = spec(checkpoint)?;
-    let weights = Checkpoint::open(checkpoint)?.renamed(|stored| spec.name_of(stored))?;
+    rounded_logits_of(&Checkpoint::open(checkpoint)?, recorded_logits(checkpoint)?, scheme, scale_dtype, tables)
+}
+
+/// The same for the prompts of a reference, of a checkpoint with at most one adapter, which is not rounded.
+pub(crate) fn rounded_logits_of(
+    checkpoint: &Checkpoint,
+    mut reference: Reference,
+    scheme: IntScheme,
+    scale_dtype: ScaleDtype,
+    tables: Tables,
+) -> Outcome<Reference> {
+    let mut spec = spec(checkpoint.dir())?;
+    let weights = checkpoint.renamed(|stored| spec.name_of(stored))?;
     let table = spec.embedding.weight();
     let layer_table = spec.layer_inputs.as_ref().map(|inputs| inputs.weight());
     if tables == Tables::Float && spec.lm_head == LmHead::Tied {
@@ -54,7 +64,9 @@ pub(crate) fn rounded_logits(
         dequantize_rows(scheme, scale_dtype, &codes, &scales, &zero_points, k, rows).unwrap();
         Ok(())
     };
-    let rounded = Rounded { weights: &weights, round: &round };
+    let adapted = checkpoint.adapters().first().map(|adapter| Adapted::new(&spec, &weights, adapter));
+    let weights = adapted.as_ref().map_or(&weights as &dyn Weights, |adapted| adapted);
+    let rounded = Rounded { weights, round: &round };
     let prompts: Vec<&[u32]> = reference.prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
     let logits = interpreter::logits(&spec, &rounded, &prompts)?;
     for (prompt, logits) in reference.prompts.iter_mut().zip(logits) {

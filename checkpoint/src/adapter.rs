@@ -67,13 +67,13 @@ const PLAIN_STARTS: &[&str] = &["gaussian", "eva", "orthogonal"];
 pub struct Adapter {
     /// What the user calls it.
     name: String,
-    updates: BTreeMap<String, LowRank>,
+    updates: BTreeMap<String, LowRankUpdate>,
     pub(crate) folder: Folder,
 }
 
 /// What an adapter adds to the weight `[out, in]` of a linear: `scale · B · A`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LowRank {
+pub struct LowRankUpdate {
     /// At least 1.
     pub rank: usize,
     pub in_features: usize,
@@ -97,7 +97,7 @@ impl Adapter {
     }
 
     /// Updates by the module that they change, named as in the checkpoint that the adapter was trained on.
-    pub fn updates(&self) -> impl Iterator<Item = (&str, &LowRank)> {
+    pub fn updates(&self) -> impl Iterator<Item = (&str, &LowRankUpdate)> {
         self.updates.iter().map(|(module, update)| (module.as_str(), update))
     }
 
@@ -205,7 +205,7 @@ impl Scales {
 }
 
 /// Pairs up the tensors of the file; every one of them must belong to a pair.
-fn updates(tensors: &[Tensor], scales: &Scales, name: &str) -> Result<BTreeMap<String, LowRank>> {
+fn updates(tensors: &[Tensor], scales: &Scales, name: &str) -> Result<BTreeMap<String, LowRankUpdate>> {
     let mut pairs: BTreeMap<&str, [Option<&Tensor>; 2]> = BTreeMap::new();
     let mut strangers = Vec::new();
     for tensor in tensors {
@@ -236,7 +236,7 @@ fn updates(tensors: &[Tensor], scales: &Scales, name: &str) -> Result<BTreeMap<S
         .collect()
 }
 
-fn low_rank(module: &str, a: &Tensor, b: &Tensor, scales: &Scales, name: &str) -> Result<LowRank> {
+fn low_rank(module: &str, a: &Tensor, b: &Tensor, scales: &Scales, name: &str) -> Result<LowRankUpdate> {
     let (rank, in_features) = matrix(a, "[rank, in]")?;
     let (out_features, of_b) = matrix(b, "[out, rank]")?;
     if rank != of_b {
@@ -254,7 +254,7 @@ fn low_rank(module: &str, a: &Tensor, b: &Tensor, scales: &Scales, name: &str) -
         return Err(Error::new(ErrorKind::Malformed, problem).of_tensor(&b.name));
     }
     let (a, b) = (format!("{name}/{}", a.name), format!("{name}/{}", b.name));
-    Ok(LowRank { rank, in_features, out_features, scale, a, b })
+    Ok(LowRankUpdate { rank, in_features, out_features, scale, a, b })
 }
 
 /// What a tensor is that is neither half of an update of a linear.

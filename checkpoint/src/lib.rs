@@ -57,7 +57,7 @@ mod strict_json;
 mod tensor;
 mod weights;
 
-pub use adapter::{Adapter, LowRank};
+pub use adapter::{Adapter, LowRankUpdate};
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};

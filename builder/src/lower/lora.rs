@@ -16,7 +16,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use genai_architectures::{DecoderSpec, Linear, LmHead, View};
-use genai_checkpoint::{Adapter, LowRank};
+use genai_checkpoint::{Adapter, LowRankUpdate};
 
 use super::{Lowering, linear::dotted};
 use crate::{
@@ -44,7 +44,7 @@ pub(super) struct Updates {
 struct Named {
     name: String,
     /// By the path that the spec gives the module.
-    updates: BTreeMap<String, LowRank>,
+    updates: BTreeMap<String, LowRankUpdate>,
     /// Of the adapter's own file.
     parameters: Vec<Parameter>,
 }
@@ -52,7 +52,7 @@ struct Named {
 /// The update of one module, in the matrices of a node.
 struct Block<'a> {
     path: &'a str,
-    update: LowRank,
+    update: LowRankUpdate,
     /// Where its ranks begin among those of the node.
     column: usize,
 }
@@ -244,7 +244,7 @@ impl Lowering<'_> {
 
     /// The A's of a node, `[rank, in]` each, noted as taken.
     fn first_factors(&mut self, blocks: &[Block], k: usize) -> Vec<Segment> {
-        let segment = |Block { update: LowRank { a, rank, .. }, .. }: &Block| {
+        let segment = |Block { update: LowRankUpdate { a, rank, .. }, .. }: &Block| {
             self.tensors.whole(a, &[*rank, k]);
             Segment { source: Source::Rows { tensor: a.clone(), first: 0 }, rows: *rank }
         };
@@ -259,7 +259,7 @@ impl Lowering<'_> {
                 factors.push(Factor { rows: module.out_features, source: None });
                 continue;
             };
-            let LowRank { rank, scale, b, .. } = &block.update;
+            let LowRankUpdate { rank, scale, b, .. } = &block.update;
             let outputs = match module.view {
                 View::Whole => module.out_features,
                 View::Rows { total, .. } | View::Columns { total, .. } => total,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use genai_checkpoint::{Checkpoint, ErrorKind, LowRank};
+use genai_checkpoint::{Checkpoint, ErrorKind, LowRankUpdate};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -45,7 +45,7 @@ fn open(folder: &TempDir) -> genai_checkpoint::Result<Checkpoint> {
     base().with_adapter("tales", folder.path())
 }
 
-fn only_update(folder: &TempDir) -> LowRank {
+fn only_update(folder: &TempDir) -> LowRankUpdate {
     let checkpoint = open(folder).unwrap();
     checkpoint.adapters()[0].updates().next().unwrap().1.clone()
 }
@@ -60,7 +60,7 @@ fn tensors_join_those_of_the_checkpoint() {
     assert_eq!(updates.len(), 4);
     let (module, update) = updates[0];
     assert_eq!(module, "model.layers.0.self_attn.q_proj");
-    let expected = LowRank {
+    let expected = LowRankUpdate {
         rank: 4,
         in_features: 72,
         out_features: 64,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use genai_architectures::DecoderSpec;
-use genai_checkpoint::{Adapter, Checkpoint, LowRank};
+use genai_checkpoint::{Adapter, Checkpoint, LowRankUpdate};
 
 use crate::{Error, Matrix, Result};
 
@@ -77,7 +77,7 @@ impl Weights for Rounded<'_> {
 pub struct Adapted<'a> {
     weights: &'a dyn Weights,
     /// By the path that the spec gives the module.
-    updates: BTreeMap<String, &'a LowRank>,
+    updates: BTreeMap<String, &'a LowRankUpdate>,
 }
 
 impl<'a> Adapted<'a> {
@@ -102,7 +102,7 @@ impl Weights for Adapted<'_> {
     }
 
     fn update(&self, path: &str) -> Result<Option<Update>> {
-        let Some(LowRank { rank, in_features, out_features, scale, a, b }) = self.updates.get(path) else {
+        let Some(LowRankUpdate { rank, in_features, out_features, scale, a, b }) = self.updates.get(path) else {
             return Ok(None);
         };
         let matrix = |name: &str, rows: usize, cols: usize| {
@@ -119,8 +119,42 @@ mod tests {
     use genai_architectures::Linear;
 
     use super::*;
-    use crate::Matrix;
     use crate::interpreter::{product::linear, synthetic::Tensors};
+
+    /// What adds one update to the module `fused`, of four outputs and two inputs.
+    struct WithUpdate(Tensors);
+
+    impl Weights for WithUpdate {
+        fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
+            self.0.read(name, expected_shape, first, out)
+        }
+
+        fn update(&self, path: &str) -> Result<Option<Update>> {
+            let a = Matrix::new(1, 2, vec![1.0, 2.0])?;
+            let b = Matrix::new(4, 1, vec![1.0, 10.0, 100.0, 1000.0])?;
+            Ok((path == "fused").then_some(Update { a, b, scale: 0.5 }))
+        }
+    }
+
+    #[test]
+    fn an_update_is_added_to_the_outputs_that_a_view_takes_behind_the_rounding() {
+        let quarters = |name| (name, [4, 2].as_slice(), vec![0.25; 8]);
+        let weights = WithUpdate(Tensors::of([quarters("fused.weight"), quarters("other.weight")]));
+        let round = |_: &str, rows: &mut [f32], _: usize| {
+            rows.iter_mut().for_each(|value| *value = value.floor());
+            Ok(())
+        };
+        let rounded = Rounded { weights: &weights, round: &round };
+        let x = Matrix::new(1, 2, vec![1.0, 3.0]).unwrap();
+        // x · Aᵀ is 7, half of it is added as often as B says.
+        let view = Linear::rows("fused", [2..4, 0..1], 4, 2, false);
+        assert_eq!(linear(&rounded, &view, &x).unwrap().data(), [350.0, 3500.0, 3.5]);
+        assert_eq!(linear(&rounded, &Linear::whole("other", 4, 2, false), &x).unwrap().data(), [0.0; 4]);
+        let narrow = Linear::whole("fused", 3, 2, false);
+        assert!(
+            linear(&WithUpdate(Tensors::of([("fused.weight", [3, 2].as_slice(), vec![0.0; 6])])), &narrow, &x).is_err()
+        );
+    }
 
     #[test]
     fn rows_are_rounded_whole_however_they_are_stored() {
