@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use genai_checkpoint::{Checkpoint, ErrorKind, LowRankUpdate};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -222,4 +223,65 @@ fn the_record_names_the_files_of_an_adapter_and_notices_changes() {
         ErrorKind::Malformed,
         &["adapter_config.json", "changed while reading"],
     );
+}
+
+/// Values that a config may hold where another is expected.
+fn any_value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(json!(null)),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        (0..4u64).prop_map(Value::from),
+        "[a-z_.*+()\\[\\]|^$]{0,12}".prop_map(Value::from),
+        prop::collection::vec(any::<u8>().prop_map(Value::from), 0..3).prop_map(Value::from),
+        prop::collection::btree_map("[a-z_.*+()\\[\\]|^$?]{0,12}", (0..4u64).prop_map(Value::from), 0..3)
+            .prop_map(|map| Value::Object(map.into_iter().collect())),
+    ]
+}
+
+type Shapes = Vec<(String, Vec<usize>)>;
+
+/// Tensors as they should be, but for the rank, which the config may not know.
+fn pairs() -> impl Strategy<Value = Shapes> {
+    prop::collection::vec((1..4usize, 1..4usize, 1..4usize), 0..3).prop_map(|modules| {
+        let pair = |(module, (rank, inputs, outputs)): (usize, (usize, usize, usize))| {
+            let name = |part: &str| format!("base_model.model.m{module}.lora_{part}.weight");
+            [(name("A"), vec![rank, inputs]), (name("B"), vec![outputs, rank])]
+        };
+        modules.into_iter().enumerate().flat_map(pair).collect()
+    })
+}
+
+fn strangers() -> impl Strategy<Value = Shapes> {
+    let name = "(base_model\\.model\\.)?[a-b]{0,2}\\.lora_(A|B|embedding_A)(\\.weight|\\.bias)?";
+    prop::collection::btree_map(name, prop::collection::vec(0..4usize, 0..4), 0..4)
+        .prop_map(|tensors| tensors.into_iter().collect())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn whatever_stands_in_an_adapter_it_is_read_or_refused(
+        config in prop::collection::btree_map(
+            prop_oneof![
+                Just("peft_type"), Just("r"), Just("lora_alpha"), Just("use_rslora"), Just("rank_pattern"),
+                Just("alpha_pattern"), Just("bias"), Just("init_lora_weights"), Just("use_dora"),
+            ],
+            any_value(),
+            0..3,
+        ),
+        tensors in prop_oneof![pairs(), strangers()],
+    ) {
+        let config = Value::Object(config.into_iter().map(|(key, value)| (key.to_owned(), value)).collect());
+        let Ok(checkpoint) = open(&stored(config, &tensors)) else { return Ok(()) };
+        let updates: Vec<_> = checkpoint.adapters()[0].updates().collect();
+        // Two tensors for each, so none is left over.
+        prop_assert_eq!(2 * updates.len(), tensors.len());
+        for (_, update) in updates {
+            prop_assert!(update.rank > 0 && update.scale.is_finite());
+            prop_assert!(checkpoint.tensor(&update.a).is_some() && checkpoint.tensor(&update.b).is_some());
+        }
+    }
 }
