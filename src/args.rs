@@ -120,6 +120,10 @@ pub(crate) struct TargetArgs {
 
     #[command(flatten)]
     pub(crate) envelope: EnvelopeArgs,
+    /// LoRA adapter as PEFT saves it, to be written as NAME.onnx_adapter, which onnxruntime-genai's Adapters loads; the
+    /// package runs without it too. Can be repeated. `adapter_path` of --extra_options bakes one in instead
+    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    pub(crate) adapters: Vec<String>,
 
     /// Tensors that may be left out, by name; * stands for any text. Without it a tensor that is no part of the model
     /// is an error
@@ -250,6 +254,10 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) prompt: String,
 
+    /// Generate with the LoRA adapter in NAME.onnx_adapter of the package
+    #[arg(long, value_name = "NAME")]
+    pub(crate) adapter: Option<String>,
+
     /// The most tokens to generate
     #[arg(short = 'n', long = "max-tokens", default_value_t = 64)]
     pub(crate) max_tokens: usize,
@@ -282,6 +290,15 @@ pub(crate) struct ValidateArgs {
     /// The checkpoint that the package was made from
     #[arg(long, value_name = "MODEL")]
     pub(crate) checkpoint: String,
+
+    /// The LoRA adapter that was baked into the package
+    #[arg(long = "adapter-path", alias = "adapter_path", value_name = "DIR")]
+    pub(crate) adapter_path: Option<PathBuf>,
+
+    /// A LoRA adapter that NAME.onnx_adapter of the package was made from; can be repeated. The package is checked
+    /// without adapters, then with each
+    #[arg(long = "adapter", value_name = "NAME=DIR")]
+    pub(crate) adapters: Vec<String>,
 
     /// The precision whose tolerances apply
     #[arg(short, long, value_enum)]

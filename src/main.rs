@@ -1,6 +1,7 @@
 //! The command line: what was typed ([`args`]) becomes what is wanted ([`request`]), a library does it, and a short
 //! report or an error with a hint is printed. stdout carries results, stderr everything for people.
 
+mod adapters;
 mod args;
 mod commands;
 mod console;

@@ -1,5 +1,6 @@
 //! What a command says at the end: a few lines for people, or one JSON object.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use genai_architectures::DecoderSpec;
@@ -177,8 +178,11 @@ pub(crate) struct PackagePlan {
     execution_provider: &'static str,
     graph_bytes: u64,
     data_bytes: u64,
+    /// Lengths of the files of swappable adapters.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    adapters: BTreeMap<String, u64>,
     bits_per_weight: f64,
-    operators: std::collections::BTreeMap<&'static str, usize>,
+    operators: BTreeMap<&'static str, usize>,
     tensors: usize,
 }
 
@@ -189,6 +193,7 @@ impl PackagePlan {
             execution_provider: wanted.target.provider,
             graph_bytes: plan.model_bytes().len() as u64,
             data_bytes: plan.data_bytes,
+            adapters: plan.adapters.iter().map(|a| (a.data.data_file.clone(), a.data.data_bytes)).collect(),
             bits_per_weight: plan.bits_per_weight(),
             operators: plan.graph.histogram(),
             tensors: plan.tensors.len(),
@@ -219,6 +224,9 @@ impl PlanReport {
             let PackagePlan { precision, execution_provider, graph_bytes, data_bytes, .. } = package;
             let _ = writeln!(text, "{precision} for {execution_provider}");
             let _ = writeln!(text, "  graph {} bytes, data {} bytes", grouped(*graph_bytes), grouped(*data_bytes));
+            for (file, length) in &package.adapters {
+                let _ = writeln!(text, "  {file} {} bytes", grouped(*length));
+            }
             let _ =
                 writeln!(text, "  {:.2} bits per weight, {} tensors read", package.bits_per_weight, package.tensors);
             let _ = writeln!(text, "  operators");

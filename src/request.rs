@@ -3,13 +3,14 @@
 use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
-    DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, RuntimeConfig, Settings, Target, materialize::Limits,
+    Adaptation, DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, RuntimeConfig, Settings, Target, materialize::Limits,
     target::MatrixForm,
 };
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{Method, Simd};
 
 use crate::{
+    adapters::Adapters,
     args::{PrecisionArg, SourceArgs, TargetArgs},
     console::note,
     envelope::Envelope,
@@ -43,6 +44,7 @@ pub(crate) struct Resolved {
     pub(crate) requests: Vec<Request>,
     pub(crate) limits: Limits,
     pub(crate) token: TokenChoice,
+    pub(crate) adapters: Adapters,
 }
 
 pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
@@ -54,6 +56,7 @@ pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
     }
     let options = ExtraOptions::parse(&typed)?;
     options.notes.iter().for_each(|line| note(&format!("note: {line}")));
+    let adapters = Adapters::resolve(options.source.adapter_path.clone(), &args.adapters)?;
     if let Some(tokens) = options.session.max_draft_tokens {
         envelope.set_draft_tokens(tokens)?;
     }
@@ -62,7 +65,14 @@ pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let requests = settings_of_all(&typed, &envelope, &wanted)?.into_iter().map(|settings| Request {
+    let mut all = settings_of_all(&typed, &envelope, &wanted)?;
+    for settings in &mut all {
+        settings.adaptation = adapters.adaptation;
+        if settings.adaptation == Adaptation::Swappable {
+            without_capture(settings, &options.session)?;
+        }
+    }
+    let requests = all.into_iter().map(|settings| Request {
         settings,
         filename: options.source.filename.clone().unwrap_or_else(|| "model.onnx".to_owned()),
         allow_unused: args.allow_unused.clone(),
@@ -71,7 +81,7 @@ pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
     });
     let requests = requests.collect();
     let limits = Limits { max_memory: memory(&args.max_memory)?, threads, simd: simd()? };
-    Ok(Resolved { wanted, requests, limits, token: options.source.hf_token })
+    Ok(Resolved { wanted, requests, limits, token: options.source.hf_token, adapters })
 }
 
 /// The settings of each package. Of several packages an option need have a meaning for one only; the others are made
@@ -107,6 +117,20 @@ fn settings_of_all(typed: &[String], envelope: &Envelope, wanted: &[Wanted]) -> 
         note(&format!("note: extra option {key} has no meaning for {}, made without it", names.join(" and ")));
     }
     Ok(all)
+}
+
+/// A recorded step reads the weights of the adapter that it was recorded with, whatever the session is given later.
+fn without_capture(settings: &mut Settings, given: &Session) -> Result<(), Failure> {
+    let asked = [given.enable_cuda_graph, given.enable_dml_graph, given.enable_webgpu_graph];
+    if asked.contains(&Some(true)) {
+        let option = settings.target.capture.as_ref().map_or("", |capture| capture.option);
+        return Err(Failure::unsupported(
+            format!("extra option {option} is true, and --adapter is given: a recorded step keeps its adapter"),
+            "leave one of them out, or bake the adapter in with adapter_path",
+        ));
+    }
+    settings.session.capture = settings.session.capture.map(|_| false);
+    Ok(())
 }
 
 /// The defaults of a target, changed by what was asked for. An option that has no meaning here is refused.

@@ -10,6 +10,7 @@ mod faults;
 mod genai_config;
 mod golden;
 mod hub;
+mod lora;
 // The tests of checkpoint/ use all of it.
 mod machine_readable;
 #[allow(dead_code)]

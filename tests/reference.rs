@@ -9,7 +9,7 @@ use genai_checkpoint::Checkpoint;
 use genai_quantize::{IntScheme, ScaleDtype, dequantize_rows, quantize_rows};
 use genai_validate::{
     CacheMode, Generator, Matrix, Model, ParityReport, Precision, Reference, Verdict, compare_prompts,
-    interpreter::{self, Rounded, Weights},
+    interpreter::{self, Adapted, Rounded, Weights},
     metrics,
 };
 
@@ -28,11 +28,22 @@ pub(crate) fn rounded_logits(
     scale_dtype: ScaleDtype,
     tables: Tables,
 ) -> Outcome<Reference> {
-    let spec = spec(checkpoint)?;
+    rounded_logits_of(&Checkpoint::open(checkpoint)?, recorded_logits(checkpoint)?, scheme, scale_dtype, tables)
+}
+
+/// The same for the prompts of a reference, of a checkpoint with at most one adapter, which is not rounded.
+pub(crate) fn rounded_logits_of(
+    checkpoint: &Checkpoint,
+    reference: Reference,
+    scheme: IntScheme,
+    scale_dtype: ScaleDtype,
+    tables: Tables,
+) -> Outcome<Reference> {
+    let spec = spec(checkpoint.dir())?;
     let table = spec.embedding.weight();
     let layer_table = spec.layer_inputs.as_ref().map(|inputs| inputs.weight());
     let tied = spec.lm_head == LmHead::Tied && tables == Tables::Rounded;
-    logits_by_scheme(checkpoint, scale_dtype, tables, &|name| {
+    logits_of(checkpoint, reference, scale_dtype, tables, &|name| {
         // Every matrix is quantized, but for a table that is only looked up.
         let looked_up = name == table && !tied || tables == Tables::Float && layer_table.as_deref() == Some(name);
         (!looked_up).then_some(scheme)
@@ -47,9 +58,18 @@ pub(crate) fn logits_by_scheme(
     tables: Tables,
     scheme_of: &dyn Fn(&str) -> Option<IntScheme>,
 ) -> Outcome<Reference> {
-    let mut reference = recorded_logits(checkpoint)?;
-    let mut spec = spec(checkpoint)?;
-    let weights = Checkpoint::open(checkpoint)?.renamed(|stored| spec.name_of(stored))?;
+    logits_of(&Checkpoint::open(checkpoint)?, recorded_logits(checkpoint)?, scale_dtype, tables, scheme_of)
+}
+
+fn logits_of(
+    checkpoint: &Checkpoint,
+    mut reference: Reference,
+    scale_dtype: ScaleDtype,
+    tables: Tables,
+    scheme_of: &dyn Fn(&str) -> Option<IntScheme>,
+) -> Outcome<Reference> {
+    let mut spec = spec(checkpoint.dir())?;
+    let weights = checkpoint.renamed(|stored| spec.name_of(stored))?;
     let table = spec.embedding.weight();
     if tables == Tables::Float && spec.lm_head == LmHead::Tied {
         // The head is rounded, and the table that it is tied to is not.
@@ -68,7 +88,9 @@ pub(crate) fn logits_by_scheme(
         dequantize_rows(scheme, scale_dtype, &codes, &scales, &zero_points, k, rows).unwrap();
         Ok(())
     };
-    let rounded = Rounded { weights: &weights, round: &round };
+    let adapted = checkpoint.adapters().first().map(|adapter| Adapted::new(&spec, &weights, adapter));
+    let weights = adapted.as_ref().map_or(&weights as &dyn Weights, |adapted| adapted);
+    let rounded = Rounded { weights, round: &round };
     let prompts: Vec<&[u32]> = reference.prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
     let logits = interpreter::logits(&spec, &rounded, &prompts)?;
     for (prompt, logits) in reference.prompts.iter_mut().zip(logits) {

@@ -10,7 +10,7 @@ use crate::{
     Error, Output, Plan, Result, RuntimeConfig, Settings,
     accounting::{Accounting, account},
     genai_config::{GenaiConfig, Sources},
-    lower,
+    lower_with_adapters,
     manifest::{Manifest, inputs},
     materialize::{Limits, Package, check_constants, check_copies, materialize},
     output::{self, LAST, StagedOutput},
@@ -95,18 +95,25 @@ pub fn build(
     let mut staged = Vec::with_capacity(packages.len());
     for (package, output) in packages.iter().zip(outputs) {
         let besides = sidecars.bytes() + (package.model.len() + package.genai_config.len()) as u64;
-        let output = output.stage(package.plan.data_bytes + besides)?;
-        let data = output.create(&package.plan.data_file, package.plan.data_bytes)?;
-        staged.push((output, data));
+        let output = output.stage(package.plan.all_data_bytes() + besides)?;
+        let mut files = vec![output.create(&package.plan.data_file, package.plan.data_bytes)?];
+        for adapter in &package.plan.adapters {
+            let file = output.create(&adapter.data.data_file, adapter.data.data_bytes)?;
+            adapter.frame().iter().try_for_each(|(offset, bytes)| file.write_at(bytes, *offset))?;
+            files.push(file);
+        }
+        staged.push((output, files));
     }
-    let total = packages.iter().map(|package| package.plan.data_bytes).sum();
-    let filled: Vec<Package> =
-        packages.iter().zip(&staged).map(|(package, (_, file))| Package { plan: &package.plan, file }).collect();
+    let total = packages.iter().map(|package| package.plan.all_data_bytes()).sum();
+    let filled = packages.iter().zip(&staged).flat_map(|(package, (_, files))| package.plan.with_adapters().zip(files));
+    let filled: Vec<Package> = filled.map(|(plan, file)| Package { plan, file }).collect();
     materialize(&filled, &checkpoint, limits, &|done| progress(done, total))?;
     // Stretches between initializers are nobody's work.
     progress(total, total);
-    for (package, (output, data)) in packages.iter().zip(&mut staged) {
-        output.finish(&package.plan.data_file, data)?;
+    for (package, (output, files)) in packages.iter().zip(&mut staged) {
+        for (plan, file) in package.plan.with_adapters().zip(files.iter()) {
+            output.finish(&plan.data_file, file)?;
+        }
     }
     checkpoint.verify_unchanged()?;
     let mut built = Vec::with_capacity(packages.len());
@@ -168,7 +175,8 @@ fn planned<'a>(checkpoint: &Checkpoint, requests: impl Iterator<Item = &'a Reque
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
     let checkpoint = checkpoint.renamed(|stored| spec.name_of(stored))?;
     let plan = |request: &Request| {
-        let plan = lower(&spec, &request.settings, &format!("{}.data", request.filename))?;
+        let data_file = format!("{}.data", request.filename);
+        let plan = lower_with_adapters(&spec, checkpoint.adapters(), &request.settings, &data_file)?;
         let accounting = account(&plan, &spec, &checkpoint, &request.allow_unused)?;
         Ok((plan, accounting))
     };

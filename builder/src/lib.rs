@@ -19,6 +19,7 @@
 #![deny(unsafe_code)]
 
 mod accounting;
+pub mod adapter_file;
 mod build;
 mod digest;
 mod error;
@@ -38,11 +39,11 @@ pub mod target;
 
 pub use build::{Built, Report, Request, build, commit, plan};
 pub use error::{Error, ErrorKind, Result};
-pub use lower::lower;
+pub use lower::{lower, lower_with_adapters};
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Role};
 pub use recipe::{Operators, Recipe, Selector};
 pub use runtime_config::RuntimeConfig;
-pub use settings::{DEFAULT_BLOCK_SIZE, Fusion, Session, Settings};
+pub use settings::{Adaptation, DEFAULT_BLOCK_SIZE, Fusion, Session, Settings};
 pub use target::{TARGETS, Target};

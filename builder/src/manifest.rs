@@ -15,7 +15,7 @@ use crate::{
     Error, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
-    plan::{CodeLayout, Job, Rows, Sink},
+    plan::{CodeLayout, Job, Sink},
     recipe::{Matrices, Rule},
 };
 
@@ -97,6 +97,9 @@ struct Options {
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
+    /// LoRA adapters by name, and what became of them.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    adapters: BTreeMap<String, &'static str>,
 }
 
 /// What became of every tensor of the checkpoint.
@@ -181,6 +184,11 @@ impl Manifest {
                 shared_embeddings: recipe.shared_embeddings(),
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
+                adapters: checkpoint
+                    .adapters()
+                    .iter()
+                    .map(|a| (a.name().to_owned(), settings.adaptation.name()))
+                    .collect(),
             },
             accounting: Counts {
                 tensors: checkpoint.tensors().len(),
@@ -189,7 +197,7 @@ impl Manifest {
                 not_of_the_model: accounting.known,
                 allowed_unused: accounting.allowed.into_iter().collect(),
             },
-            weights: plan.jobs.iter().map(|job| Weight::of(job, checkpoint)).collect(),
+            weights: plan.all_jobs().map(|job| Weight::of(job, checkpoint)).collect(),
             parity: None,
             files: Vec::new(),
         }
@@ -240,12 +248,10 @@ fn excluded(rule: &Rule) -> Option<String> {
 impl Weight {
     fn of(job: &Job, checkpoint: &Checkpoint) -> Self {
         let mut tensors = Vec::new();
-        if let Rows::Checkpoint { segments, .. } = &job.rows {
-            for name in segments.iter().filter_map(|segment| segment.source.tensor()) {
-                let name = stored_name(checkpoint, name);
-                if !tensors.contains(&name) {
-                    tensors.push(name);
-                }
+        for name in job.rows.tensors() {
+            let name = stored_name(checkpoint, name);
+            if !tensors.contains(&name) {
+                tensors.push(name);
             }
         }
         let stored = match job.sink {
@@ -283,6 +289,7 @@ pub(crate) fn inputs(checkpoint: &Checkpoint, sidecars: &[String], hash: bool) -
     for name in configs.into_iter().chain(sidecars.iter().map(String::as_str)) {
         inputs.extend(checkpoint.input(name)?);
     }
+    inputs.extend(checkpoint.adapter_configs()?);
     inputs.sort_by(|a, b| a.name.cmp(&b.name));
     for input in &inputs {
         if let (Some(found), Some(recorded)) = (&input.sha256, &input.recorded_sha256)

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use genai_architectures::Rope;
 use genai_quantize::{IntScheme, ScaleDtype};
 
-use crate::graph::{Dtype, Graph, to_model};
+use crate::{
+    adapter_file::AdapterFile,
+    graph::{Dtype, Graph, to_model},
+};
 
 /// A package to be: printable, and complete but for the bytes of the weights.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Plan {
     /// Learned weights in linears and tables, and the bytes that they take up with scales and zero points.
     pub weights: u64,
     pub weight_bytes: u64,
+    /// Files that hold low-rank updates which a session may be given.
+    pub adapters: Vec<AdapterFile>,
 }
 
 /// A stretch of the data file.
@@ -49,6 +54,28 @@ pub enum Rows {
     Checkpoint { segments: Vec<Segment>, plus: f32 },
     /// Rotary tables, one after another: the row of a position holds its cosines (or sines).
     Rotary { rope: Rope, part: RotaryPart, tables: Vec<RotaryTable> },
+    /// Second factors of low-rank updates, one after another: a row is that of its own factor, and zero elsewhere.
+    Factors(Vec<Factor>),
+}
+
+/// Rows of a second factor `[out, rank]`, as rows of a wider matrix.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Factor {
+    pub rows: usize,
+    /// `None` where nothing is added to these outputs: zeros.
+    pub source: Option<FactorSource>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct FactorSource {
+    pub tensor: String,
+    /// The first row that is taken.
+    pub first: usize,
+    pub rank: usize,
+    /// Where these columns begin in the wider matrix.
+    pub column: usize,
+    /// By what they are multiplied.
+    pub scale: f32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,7 +96,7 @@ impl Rows {
     pub(crate) fn segments(&self) -> &[Segment] {
         match self {
             Self::Checkpoint { segments, .. } => segments,
-            Self::Rotary { .. } => &[],
+            Self::Rotary { .. } | Self::Factors(_) => &[],
         }
     }
 }
@@ -89,6 +116,19 @@ pub enum Source {
     Rows { tensor: String, first: usize },
     /// Columns of a tensor `[k, total]` from `first` on.
     Columns { tensor: String, first: usize, total: usize },
+}
+
+impl Rows {
+    /// The tensors that are read, in order, some several times.
+    pub fn tensors(&self) -> Vec<&str> {
+        match self {
+            Self::Checkpoint { segments, .. } => {
+                segments.iter().filter_map(|segment| segment.source.tensor()).collect()
+            }
+            Self::Rotary { .. } => Vec::new(),
+            Self::Factors(factors) => factors.iter().filter_map(Factor::tensor).collect(),
+        }
+    }
 }
 
 impl Source {
@@ -186,6 +226,21 @@ impl Plan {
         to_model(&self.graph, &self.slots, &self.data_file).encode_to_vec()
     }
 
+    /// This plan, then those of the adapters' files.
+    pub(crate) fn with_adapters(&self) -> impl Iterator<Item = &Plan> {
+        std::iter::once(self).chain(self.adapters.iter().map(|adapter| &adapter.data))
+    }
+
+    /// Length of the data file and of those of the adapters, in bytes.
+    pub(crate) fn all_data_bytes(&self) -> u64 {
+        self.with_adapters().map(|plan| plan.data_bytes).sum()
+    }
+
+    /// The jobs of the data file, then those of the adapters' files.
+    pub fn all_jobs(&self) -> impl Iterator<Item = &Job> {
+        self.with_adapters().flat_map(|plan| &plan.jobs)
+    }
+
     /// Bits per weight of linears and tables, scales and zero points included.
     pub fn bits_per_weight(&self) -> f64 {
         8.0 * self.weight_bytes as f64 / self.weights as f64
@@ -218,6 +273,12 @@ impl CodeLayout {
     }
 }
 
+impl Factor {
+    pub fn tensor(&self) -> Option<&str> {
+        self.source.as_ref().map(|source| source.tensor.as_str())
+    }
+}
+
 impl Job {
     /// The fewest rows that can be made apart from the others.
     pub fn rows_at_a_time(&self) -> usize {
@@ -233,6 +294,7 @@ impl Job {
             Rows::Checkpoint { segments, .. } => {
                 segments.iter().find_map(|segment| segment.source.tensor()).unwrap_or("a constant")
             }
+            Rows::Factors(factors) => factors.iter().find_map(Factor::tensor).unwrap_or("a constant"),
             Rows::Rotary { part: RotaryPart::Cos, .. } => "cos_cache",
             Rows::Rotary { part: RotaryPart::Sin, .. } => "sin_cache",
         }

@@ -25,6 +25,16 @@ pub struct Settings {
     pub form: Form,
     pub fusion: Fusion,
     pub session: Session,
+    pub adaptation: Adaptation,
+}
+
+/// What becomes of the LoRA adapters of a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Adaptation {
+    /// The one adapter is part of the graph.
+    BakedIn,
+    /// Each is a file beside the graph that a session may be given; the graph takes their weights as optional inputs.
+    Swappable,
 }
 
 /// What is computed together.
@@ -41,6 +51,15 @@ pub struct Session {
     pub capture: Option<bool>,
     /// Entries of `session_options`.
     pub entries: BTreeMap<&'static str, &'static str>,
+}
+
+impl Adaptation {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BakedIn => "baked in",
+            Self::Swappable => "swappable",
+        }
+    }
 }
 
 impl Settings {
@@ -77,6 +96,7 @@ impl Settings {
                 capture: target.capture.as_ref().map(|capture| capture.default),
                 entries: BTreeMap::new(),
             },
+            adaptation: Adaptation::BakedIn,
         })
     }
 }

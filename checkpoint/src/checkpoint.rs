@@ -7,6 +7,7 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use serde_json::Value;
 
+use crate::adapter::{self, Adapter};
 use crate::error::{Error, ErrorKind, Result, quoted};
 use crate::folder::{Folder, Revision, is_plain_file_name};
 use crate::source_file::{Fingerprint, SourceFile};
@@ -25,8 +26,10 @@ pub struct Checkpoint {
     folder: Folder,
     config: Value,
     generation_config: Option<Value>,
-    files: Arc<[SourceFile]>,
+    files: Vec<Arc<SourceFile>>,
     tensors: Vec<Tensor>,
+    /// Their files are the last of `files`, one each.
+    adapters: Vec<Adapter>,
     warnings: Vec<String>,
     /// Of every file that was read so far.
     seen: Vec<Fingerprint>,
@@ -55,7 +58,49 @@ impl Checkpoint {
             .chain(&files)
             .map(|file| file.fingerprint().clone())
             .collect();
-        Ok(Checkpoint { folder, config, generation_config, files: files.into(), tensors, warnings, seen })
+        let files = files.into_iter().map(Arc::new).collect();
+        let adapters = Vec::new();
+        Ok(Checkpoint { folder, config, generation_config, files, tensors, adapters, warnings, seen })
+    }
+
+    /// The same checkpoint with a LoRA adapter as PEFT saves it: `dir` holds `adapter_config.json` and
+    /// `adapter_model.safetensors`. Its tensors are among those of the checkpoint, with `name` and a slash before the
+    /// names that they have in the file.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::open`] for these files; `Unsupported` where the adapter is more than updates of linears;
+    /// `Incomplete` where its tensors do not fit its config, or where there is an adapter of that name.
+    pub fn with_adapter(mut self, name: &str, dir: &Path) -> Result<Checkpoint> {
+        if self.adapters.iter().any(|adapter| adapter.name() == name) {
+            let problem = format!("{} is the name of two adapters", quoted(name));
+            return Err(Error::new(ErrorKind::Incomplete, problem).in_file(dir));
+        }
+        let adapter::Opened { adapter, config, weights } = adapter::open(name, dir)?;
+        self.seen.push(config.fingerprint().clone());
+        let files = self.files.len();
+        self.tensors.extend(weights.tensors.into_iter().map(|mut tensor| {
+            tensor.file = tensor.file.saturating_add(files);
+            tensor
+        }));
+        self.tensors.sort_by(|a, b| a.name.cmp(&b.name));
+        for pair in self.tensors.windows(2) {
+            if let [a, b] = pair
+                && a.name == b.name
+            {
+                let problem = "is there a second time, in the adapter";
+                return Err(Error::new(ErrorKind::Incomplete, problem).in_file(dir).of_tensor(&a.name));
+            }
+        }
+        self.seen.extend(weights.files.iter().map(|file| file.fingerprint().clone()));
+        self.files.extend(weights.files.into_iter().map(Arc::new));
+        self.warnings.extend(weights.warnings);
+        self.adapters.push(adapter);
+        Ok(self)
+    }
+
+    /// The adapters that were added, in that order.
+    pub fn adapters(&self) -> &[Adapter] {
+        &self.adapters
     }
 
     /// The same checkpoint, over the same open files, with other names for its tensors: `rename` takes the name in the
@@ -122,9 +167,9 @@ impl Checkpoint {
         weights::total_bytes(&self.tensors)
     }
 
-    /// The weight files, sorted by name; [`Tensor::file_index`] counts in this order.
+    /// The weight files, sorted by name, and those of adapters behind them; [`Tensor::file_index`] counts in this order.
     pub fn weight_files(&self) -> impl ExactSizeIterator<Item = &Path> {
-        self.files.iter().map(SourceFile::path)
+        self.files.iter().map(|file| file.path())
     }
 
     /// What was odd but harmless, a line each: tensors that the index omits, a wrong total size, unknown header fields.
@@ -217,7 +262,8 @@ impl Checkpoint {
         &self.folder
     }
 
-    pub(crate) fn source_files(&self) -> &[SourceFile] {
+    /// The weight files, those of adapters last.
+    pub(crate) fn source_files(&self) -> &[Arc<SourceFile>] {
         &self.files
     }
 

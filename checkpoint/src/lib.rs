@@ -5,7 +5,8 @@
 //!                                                    │
 //!            config.json, generation_config.json ────┤ parsed
 //!            model.safetensors.index.json ───────────┤ which shards
-//!            *.safetensors ──────────────────────────┘ headers only
+//!            *.safetensors ──────────────────────────┤ headers only
+//!            adapter_config.json, its weights ───────┘ with_adapter: updates of its linears
 //!                                                    │
 //!                        tensors() / tensor(name) ◄──┴──► read, read_f32 (positioned, on demand)
 //! ```
@@ -40,6 +41,7 @@
     )
 )]
 
+mod adapter;
 mod checkpoint;
 mod dtype;
 mod error;
@@ -55,6 +57,7 @@ mod strict_json;
 mod tensor;
 mod weights;
 
+pub use adapter::{Adapter, LowRankUpdate};
 pub use checkpoint::Checkpoint;
 pub use dtype::Dtype;
 pub use error::{Error, ErrorKind, Result};

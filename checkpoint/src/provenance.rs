@@ -4,6 +4,7 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use crate::adapter;
 use crate::checkpoint::Checkpoint;
 use crate::error::Result;
 use crate::hub::is_sha256;
@@ -30,20 +31,41 @@ impl Checkpoint {
         self.folder().open_file(name)?.map(|file| describe(&file, name, true)).transpose()
     }
 
-    /// The weight files, in the order of [`Checkpoint::weight_files`]. To hash them is to read all of them.
+    /// The weight files, in the order of [`Checkpoint::weight_files`]; those of adapters are named `ADAPTER/FILE`. To
+    /// hash them is to read all of them; those of adapters are hashed anyway: they are what tells builds of one base
+    /// apart, and small.
     ///
     /// # Errors
     /// `Io` if the system fails a read.
     pub fn weight_inputs(&self, hash: bool) -> Result<Vec<Input>> {
-        let describe = |file: &SourceFile| {
+        let files = self.source_files();
+        let own = files.len().saturating_sub(self.adapters().len());
+        let describe = |index: usize, file: &SourceFile| {
             let name = file.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-            describe(file, &name, hash)
+            match index.checked_sub(own).and_then(|index| self.adapters().get(index)) {
+                None => describe(file, &name, hash),
+                Some(adapter) => describe(file, &adapter.file_label(&name), true),
+            }
         };
         // A file has one hash that is computed front to back; several files have several.
         std::thread::scope(|scope| {
-            let work: Vec<_> = self.source_files().iter().map(|file| scope.spawn(move || describe(file))).collect();
+            let describe = &describe;
+            let files = files.iter().enumerate();
+            let work: Vec<_> = files.map(|(index, file)| scope.spawn(move || describe(index, file))).collect();
             work.into_iter().map(|work| work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         })
+    }
+
+    /// The configs of the adapters, named `ADAPTER/FILE`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::file`].
+    pub fn adapter_configs(&self) -> Result<Vec<Input>> {
+        let configs = self.adapters().iter().filter_map(|adapter| {
+            let file = adapter.folder.open_file(adapter::CONFIG).transpose()?;
+            Some(file.and_then(|file| describe(&file, &adapter.file_label(adapter::CONFIG), true)))
+        });
+        configs.collect()
     }
 }
 

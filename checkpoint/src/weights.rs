@@ -38,7 +38,7 @@ pub(crate) fn open(folder: &Folder) -> Result<Weights> {
     }
 }
 
-fn open_files(folder: &Folder, names: &[&str]) -> Result<Weights> {
+pub(crate) fn open_files(folder: &Folder, names: &[&str]) -> Result<Weights> {
     let mut missing = Vec::new();
     for name in names {
         if !folder.contains(name)? {

@@ -3,13 +3,11 @@ use std::{
     time::Instant,
 };
 
-use genai_architectures::DecoderSpec;
 use genai_builder::{Built, Disk, Interrupt, Output};
-use genai_checkpoint::Checkpoint;
 use genai_validate::{ParityReport, Verdict};
 use serde_json::{Map, Value, json};
 
-use super::validate;
+use super::validate::{self, Subject};
 use crate::{
     args::{BuildArgs, RuntimeArgs, TargetArgs},
     console::{Progress, event, note, print, print_json},
@@ -23,14 +21,14 @@ use crate::{
 pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
     let started = Instant::now();
     // What was typed is looked at before any file is, and the places of the outputs before any weight is fetched or read.
-    let Resolved { wanted, requests, limits, token } = request::resolve(&args.target)?;
+    let Resolved { wanted, requests, limits, token, adapters } = request::resolve(&args.target)?;
     let folders = targets::folders(&args.target, &wanted, args.output.as_deref())?;
     let interrupt = Interrupt::default();
     signals::interrupt_on_signals(interrupt.clone());
     tell_start(&folders, &args.target);
     let disk = Disk::new(interrupt);
     let places = folders.iter().map(|folder| Output::claim(folder, disk.clone())).collect::<Result<Vec<_>, _>>()?;
-    let checkpoint = request::open(&args.source, args.runtime.offline, &token)?;
+    let checkpoint = adapters.open(request::open(&args.source, args.runtime.offline, &token)?)?;
     folders.iter().try_for_each(|folder| request::check_output(folder, &checkpoint))?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
@@ -44,8 +42,9 @@ pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
     let mut validations = Vec::new();
     if args.validate {
         event("stage", json!({"stage": "validate"}));
-        for (built, (wanted, folder)) in built.iter().zip(wanted.iter().zip(&folders)) {
-            validations.push(check(built, &checkpoint, &spec, wanted, folder, &args.runtime)?);
+        for ((built, request), (wanted, folder)) in built.iter().zip(&requests).zip(wanted.iter().zip(&folders)) {
+            let subject = Subject { checkpoint: &checkpoint, spec: &spec, adaptation: request.settings.adaptation };
+            validations.push(check(built, &subject, wanted, folder, &args.runtime)?);
         }
     }
     event("stage", json!({"stage": "commit"}));
@@ -105,14 +104,13 @@ fn recorded(parity: &ParityReport) -> Value {
 /// Runs a package where it is staged. Nothing is put in place where one fails.
 fn check(
     built: &Built,
-    checkpoint: &Checkpoint,
-    spec: &DecoderSpec,
+    subject: &Subject,
     wanted: &Wanted,
     folder: &Path,
     runtime: &RuntimeArgs,
 ) -> Result<(ParityReport, Continuation), Failure> {
     let precision = validate::precision(wanted.precision);
-    let (parity, continuation) = validate::check(built.folder(), checkpoint, spec, precision, runtime)?;
+    let (parity, continuation) = validate::check(built.folder(), subject, precision, runtime)?;
     if parity.verdict == Verdict::Fail {
         let found = [("output".to_owned(), json!(folder.display().to_string())), ("parity".to_owned(), json!(parity))];
         let message =

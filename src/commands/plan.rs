@@ -9,8 +9,8 @@ use crate::{
 };
 
 pub(crate) fn run(args: &PlanArgs) -> Result<(), Failure> {
-    let Resolved { wanted, requests, limits, token } = request::resolve(&args.target)?;
-    let checkpoint = request::open(&args.source, args.offline, &token)?;
+    let Resolved { wanted, requests, limits, token, adapters } = request::resolve(&args.target)?;
+    let checkpoint = adapters.open(request::open(&args.source, args.offline, &token)?)?;
     for warning in checkpoint.warnings() {
         note(&format!("warning: {warning}"));
     }

@@ -1,3 +1,5 @@
+use std::path::PathBuf;
+
 use genai_validate::{
     CacheMode, GenerateOptions, Package, Sampler, SamplingOptions, SpecialTokens, Tokenizer, generate,
 };
@@ -14,6 +16,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         return Err(Failure::usage("the prompt has no tokens"));
     }
     let mut model = validate::load(&package, &args.runtime)?;
+    if let Some(name) = &args.adapter {
+        model.set_adapter(Some(&adapter_file(&package, name)?))?;
+    }
     let room = model.context_length();
     if ids.len() >= room {
         return Err(Failure::usage(format!(
@@ -24,7 +29,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     let options = GenerateOptions {
         max_length: ids.len().saturating_add(args.max_tokens).min(room),
         eos_token_ids: &package.eos_token_ids,
-        cache: CacheMode::of(&model),
+        // ONNX Runtime gives adapters to runs whose cache grows.
+        cache: if args.adapter.is_some() { CacheMode::Growing } else { CacheMode::of(&model) },
         sampling: sampling(args, &package),
     };
     // A setting out of range is told before anything is printed.
@@ -48,6 +54,17 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         note(&format!("{} tokens, {rate:.1} tokens/s", generation.ids.len()));
     }
     Ok(())
+}
+
+/// The file of an adapter, which lies beside the graph.
+fn adapter_file(package: &Package, name: &str) -> Result<PathBuf, Failure> {
+    let file = package.folder.join(format!("{name}.onnx_adapter"));
+    let plain = !name.contains(['/', '\\', ':']);
+    if plain && file.is_file() {
+        return Ok(file);
+    }
+    let hint = "a build with --adapter NAME=DIR writes NAME.onnx_adapter";
+    Err(Failure::usage(format!("the package has no adapter {name:?}")).with_hint(hint))
 }
 
 /// What was asked for; a sampling flag turns sampling on, and what it leaves open is the package's own setting.

@@ -1,17 +1,19 @@
 use std::path::Path;
 
 use genai_architectures::{Config, DecoderSpec, describe};
-use genai_checkpoint::Checkpoint;
+use genai_builder::Adaptation;
+use genai_checkpoint::{Adapter, Checkpoint};
 use genai_validate::{
     CacheMode, Continued, ErrorKind, GenerateOptions, LoadOptions, Model, Network, Package, ParityReport, Precision,
-    Reference, SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, continue_greedily, generate,
-    runtime::find_or_install,
+    PromptParity, Reference, SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, continue_greedily,
+    generate, runtime::find_or_install,
 };
 use serde::Serialize;
 use serde_json::json;
 
 use crate::console::{note, print, print_json};
 use crate::{
+    adapters::Adapters,
     args::{RuntimeArgs, ValidateArgs},
     failure::{Failure, code},
     hub,
@@ -39,10 +41,13 @@ struct ValidateReport {
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let (offline, token) = (args.runtime.offline, TokenChoice::Environment);
+    let adapters = Adapters::resolve(args.adapter_path.clone(), &args.adapters)?;
     let checkpoint = hub::open(&args.checkpoint, &args.hub, offline, &token, hub::describable)?;
+    let checkpoint = adapters.open(checkpoint)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
     let precision = precision(args.precision.into());
-    let (parity, continuation) = check(&args.package, &checkpoint, &spec, precision, &args.runtime)?;
+    let subject = Subject { checkpoint: &checkpoint, spec: &spec, adaptation: adapters.adaptation };
+    let (parity, continuation) = check(&args.package, &subject, precision, &args.runtime)?;
     let failed = parity.verdict == Verdict::Fail;
     let report = ValidateReport { parity, continuation };
     if failed {
@@ -61,24 +66,42 @@ impl ValidateReport {
     }
 }
 
+/// What a package is made from.
+#[derive(Clone, Copy)]
+pub(crate) struct Subject<'a> {
+    /// With its adapters.
+    pub(crate) checkpoint: &'a Checkpoint,
+    pub(crate) spec: &'a DecoderSpec,
+    pub(crate) adaptation: Adaptation,
+}
+
 /// Compares a package with recorded logits, or with the f32 interpreter where there are none, and has it continue a
-/// text.
+/// text. Where adapters can be swapped, the package is compared without any and then with each.
 pub(crate) fn check(
     package: &Path,
-    checkpoint: &Checkpoint,
-    spec: &DecoderSpec,
+    subject: &Subject,
     precision: Precision,
     runtime: &RuntimeArgs,
 ) -> Result<(ParityReport, Continuation), Failure> {
     let package = Package::open(package)?;
     let tokenizer = Tokenizer::load(&package.folder)?;
     let mut model = load(&package, runtime)?;
-    let reference = match checkpoint.file_path(RECORDED) {
-        Some(path) => Reference { name: format!("recorded logits ({RECORDED})"), ..Reference::read(&path)? },
-        None => interpreted(spec, checkpoint, &tokenizer, &mut model)?,
-    };
-    let prompts = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
-    let parity = ParityReport::new(precision, spec.num_parameters(), reference.name, prompts)?;
+    let adapters = subject.checkpoint.adapters();
+    let baked_in = adapters.first().filter(|_| subject.adaptation == Adaptation::BakedIn);
+    let reference = reference(subject, baked_in, &tokenizer, &mut model)?;
+    let mut prompts = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
+    let mut name = reference.name;
+    for adapter in adapters.iter().filter(|_| subject.adaptation == Adaptation::Swappable) {
+        model.set_adapter(Some(&package.folder.join(format!("{}.onnx_adapter", adapter.name()))))?;
+        let reference = self::reference(subject, Some(adapter), &tokenizer, &mut model)?;
+        let with = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
+        let called =
+            |prompt: PromptParity| PromptParity { name: format!("{}/{}", adapter.name(), prompt.name), ..prompt };
+        prompts.extend(with.into_iter().map(called));
+        name = format!("{name}; with {}: {}", adapter.name(), reference.name);
+    }
+    model.set_adapter(None)?;
+    let parity = ParityReport::new(precision, subject.spec.num_parameters(), name, prompts)?;
 
     let (prompt, steps) = CONTINUED;
     let ids = tokenizer.encode(prompt, SpecialTokens::Added)?;
@@ -99,12 +122,31 @@ pub(crate) fn load(package: &Package, args: &RuntimeArgs) -> Result<Model, Failu
     Ok(Model::load(package, &runtime, LoadOptions::default())?)
 }
 
-fn interpreted(
-    spec: &DecoderSpec,
-    checkpoint: &Checkpoint,
+/// What the package is to compute with this adapter, or with none: logits that were recorded of the two, or else those
+/// of the f32 interpreter.
+fn reference(
+    subject: &Subject,
+    adapter: Option<&Adapter>,
     tokenizer: &Tokenizer,
     model: &mut Model,
 ) -> Result<Reference, Failure> {
+    let recorded = match adapter {
+        Some(adapter) => adapter.file_path(RECORDED),
+        None => subject.checkpoint.file_path(RECORDED),
+    };
+    match recorded {
+        Some(path) => Ok(Reference { name: format!("recorded logits ({RECORDED})"), ..Reference::read(&path)? }),
+        None => interpreted(subject, adapter, tokenizer, model),
+    }
+}
+
+fn interpreted(
+    subject: &Subject,
+    adapter: Option<&Adapter>,
+    tokenizer: &Tokenizer,
+    model: &mut Model,
+) -> Result<Reference, Failure> {
+    let Subject { spec, checkpoint, .. } = *subject;
     let mut continued = Vec::new();
     for (name, text) in TEXTS {
         let mut prompt = tokenizer.encode(text, SpecialTokens::Added)?;
@@ -115,7 +157,7 @@ fn interpreted(
         }
     }
     note("no recorded logits beside the checkpoint: comparing with the f32 interpreter");
-    Ok(Reference::interpret(spec, checkpoint, &continued)?)
+    Ok(Reference::interpret(spec, checkpoint, adapter, &continued)?)
 }
 
 pub(crate) fn precision(precision: genai_builder::Precision) -> Precision {

@@ -1,5 +1,7 @@
 //! Names of files, and how a model on the Hub is had.
 
+use std::path::PathBuf;
+
 use genai_checkpoint::Token;
 
 use super::{Row, Wrong, boolean};
@@ -9,6 +11,7 @@ use crate::{failure::Failure, token::TokenChoice};
 pub(crate) struct Source {
     pub(crate) filename: Option<String>,
     pub(crate) hf_token: TokenChoice,
+    pub(crate) adapter_path: Option<PathBuf>,
 }
 
 pub(super) const ROWS: &[Row] = &[
@@ -21,6 +24,21 @@ pub(super) const ROWS: &[Row] = &[
         set: |options, value| {
             options.source.filename = Some(filename(value).ok_or(Wrong::Value)?);
             Ok(())
+        },
+    },
+    Row {
+        key: "adapter_path",
+        values: "a folder with adapter_config.json and adapter_model.safetensors",
+        default: "none",
+        applies: "models whose linears the adapter changes",
+        about: "A LoRA adapter as PEFT saves it, to be baked in: each linear that it changes gets the nodes \
+                `lora_A/MatMul`, `lora_B/MatMul` and `lora/Add` beside it, in the dtype of activations at every precision. \
+                Variants that are more than `W + scale * B * A` (DoRA, biases, embeddings, saved modules) are refused. \
+                For adapters that can be changed while the model is loaded there is `--adapter NAME=DIR`, which writes \
+                `NAME.onnx_adapter`.",
+        set: |options, value| {
+            options.source.adapter_path = Some(value).filter(|value| !value.is_empty()).map(PathBuf::from);
+            options.source.adapter_path.as_ref().map(drop).ok_or(Wrong::Value)
         },
     },
     Row {

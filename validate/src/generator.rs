@@ -45,11 +45,15 @@ impl<'m> Generator<'m> {
     /// 2 x layers x heads x `max_length` x head size elements.
     ///
     /// # Errors
-    /// [`Error::Argument`] unless `max_length` is from 1 to the context length.
+    /// [`Error::Argument`] unless `max_length` is from 1 to the context length; [`Error::Unsupported`] for shared mode
+    /// with an adapter: ONNX Runtime gives adapters to runs whose inputs are not bound.
     pub fn new(model: &'m mut Model, max_length: usize, mode: CacheMode) -> Result<Self> {
         let longest = model.context_length();
         if !(1..=longest).contains(&max_length) {
             return Err(Error::argument("max_length", max_length, format!("1 to context_length {longest}")));
+        }
+        if mode == CacheMode::Shared && model.has_adapter {
+            return Err(Error::unsupported("an adapter with a shared cache", "an adapter with a growing cache"));
         }
         let cache = match mode {
             CacheMode::Shared => Cache::Shared(Box::new(bind_shared(model, max_length)?)),
@@ -156,11 +160,11 @@ fn run_growing(
     length: usize,
     tokens: usize,
 ) -> Result<Matrix> {
-    let Model { session, wiring, .. } = model;
+    let Model { session, wiring, options, .. } = model;
     // Handing over the past would lose it if the run fails, so the run gets views.
     let views = wiring.slots.iter().zip(past.iter()).map(|(slot, cache)| (slot.past.clone(), cache.into()));
     let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).chain(views).collect();
-    let mut outputs = model::run(session, inputs)?;
+    let mut outputs = model::run(session, inputs, options)?;
     let logits = only_row(wiring.take_logits(&outputs, (1, tokens))?)?;
     let present = wiring.slots.iter().map(|slot| slot.take_present(&mut outputs, length + tokens));
     let present = present.collect::<Result<Vec<DynTensor>>>()?;

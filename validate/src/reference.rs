@@ -17,8 +17,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use genai_architectures::{DecoderSpec, Rope};
-use genai_checkpoint::Checkpoint;
+use genai_checkpoint::{Adapter, Checkpoint};
 
+use crate::interpreter::{Adapted, Weights};
 use crate::npz::{self, Array, Elements};
 use crate::{Error, Matrix, Result, argmax, interpreter};
 
@@ -100,12 +101,23 @@ impl Reference {
     /// prompts and continuations: it says of each token of a continuation what it would have chosen in its place. Up to
     /// the first token that differs this is greedy search.
     ///
-    /// Where a continuation is long enough to change the rope of its prompt, it is left out.
-    pub fn interpret(spec: &DecoderSpec, checkpoint: &Checkpoint, continued: &[Continued]) -> Result<Self> {
+    /// Where a continuation is long enough to change the rope of its prompt, it is left out. `adapter` is one of the
+    /// checkpoint's, whose updates are added.
+    pub fn interpret(
+        spec: &DecoderSpec,
+        checkpoint: &Checkpoint,
+        adapter: Option<&Adapter>,
+        continued: &[Continued],
+    ) -> Result<Self> {
         let weights = checkpoint.renamed(|stored| spec.name_of(stored))?;
+        let adapted = adapter.map(|adapter| Adapted::new(spec, &weights, adapter));
+        let weights: &dyn Weights = match &adapted {
+            Some(adapted) => adapted,
+            None => &weights,
+        };
         let sequences: Vec<Vec<u32>> = continued.iter().map(|continued| continued.sequence(spec)).collect();
         let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
-        let logits = interpreter::logits(spec, &weights, &views)?;
+        let logits = interpreter::logits(spec, weights, &views)?;
         let prompts = continued.iter().zip(logits).map(|(continued, logits)| continued.reference(&logits));
         Self { name: "f32 interpreter".to_owned(), prompts: prompts.collect::<Result<_>>()? }.checked()
     }

@@ -24,6 +24,8 @@ pub enum Dtype {
 pub enum Dim {
     Known(u64),
     Symbol(&'static str),
+    /// One of several symbols of a kind.
+    Numbered(&'static str, usize),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +100,7 @@ impl fmt::Display for Fact {
             match dim {
                 Dim::Known(size) => write!(f, "{comma}{size}")?,
                 Dim::Symbol(name) => write!(f, "{comma}{name}")?,
+                Dim::Numbered(name, number) => write!(f, "{comma}{name}_{number}")?,
             }
         }
         f.write_str("]")

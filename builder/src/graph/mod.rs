@@ -129,6 +129,13 @@ impl Graph {
         Ok(value)
     }
 
+    /// An input that need not be given: `dims` are those of the initializer that stands in for it.
+    pub fn optional_input(&mut self, name: &str, fact: Fact, dims: &[u64], slot: usize) -> Result<Value> {
+        let value = self.input(name, fact)?;
+        self.initializers.push(Initializer { value, dims: dims.to_vec(), slot });
+        Ok(value)
+    }
+
     /// A constant node; equal constants are one node.
     pub fn constant(&mut self, constant: Constant) -> Result<Value> {
         // Past this a literal is a table, and a number names it better.

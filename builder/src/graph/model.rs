@@ -115,7 +115,7 @@ fn constant_proto(constant: &Constant) -> TensorProto {
     };
     let dims = shape.iter().map(|dim| match dim {
         Dim::Known(size) => *size as i64,
-        Dim::Symbol(_) => 0,
+        Dim::Symbol(_) | Dim::Numbered(..) => 0,
     });
     TensorProto {
         dims: dims.collect(),
@@ -139,6 +139,7 @@ fn type_proto(fact: &Fact) -> TypeProto {
         value: Some(match dim {
             Dim::Known(size) => dimension::Value::DimValue(*size as i64),
             Dim::Symbol(name) => dimension::Value::DimParam((*name).to_owned()),
+            Dim::Numbered(name, number) => dimension::Value::DimParam(format!("{name}_{number}")),
         }),
         ..Default::default()
     };

@@ -1,7 +1,7 @@
 //! Linears: one node over the weights of one or several modules that read the same input.
 //!
 //! ```text
-//! x ─► MatMul (float [k, n]) or MatMulNBits (codes, scales, zero points) ─► Add bias, where there is one
+//! x ─► MatMul (float [k, n]) or MatMulNBits (codes, scales, zero points) ─► updates ─► Add bias, where there is one
 //!
 //! codes [n, k] ─► DequantizeLinear ─► (Slice) ─► Transpose ─► MatMul          in standard operators
 //! ```
@@ -41,6 +41,7 @@ impl Lowering<'_> {
         let segments = modules.iter().flat_map(|module| self.weight_segments(module)).collect();
         let scheme = self.scheme(&format!("{path}/MatMul"), role);
         let product = self.product(path, input, segments, k, scheme)?;
+        let product = self.updated(path, product, input, modules)?;
         if modules.iter().any(|module| module.bias) { self.bias(path, product, modules) } else { Ok(product) }
     }
 
@@ -83,7 +84,7 @@ impl Lowering<'_> {
         ranges.iter().map(segment).collect()
     }
 
-    fn float_matmul(&mut self, path: &str, input: Value, segments: Vec<Segment>, k: usize) -> Result<Value> {
+    pub(super) fn float_matmul(&mut self, path: &str, input: Value, segments: Vec<Segment>, k: usize) -> Result<Value> {
         let weight = self.float_weight(path, segments, k)?;
         self.graph.add(&format!("{path}/MatMul"), &MatMul { a: input, b: weight })
     }

@@ -16,6 +16,7 @@ mod heads;
 mod layer;
 mod layer_inputs;
 mod linear;
+mod lora;
 mod mask;
 mod mlp;
 mod norm;
@@ -29,6 +30,7 @@ mod tensors;
 use std::{collections::BTreeMap, ops::Range};
 
 use genai_architectures::{DecoderSpec, KeyValue, Mixer};
+use genai_checkpoint::Adapter;
 use genai_quantize::ScaleDtype;
 
 use crate::{
@@ -42,6 +44,16 @@ use crate::{
 
 /// Plans the package of a decoder. `data_file` is the name of the file that will hold the weights.
 pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result<Plan> {
+    lower_with_adapters(spec, &[], settings, data_file)
+}
+
+/// The same of a decoder with LoRA adapters, of which the settings say what becomes.
+pub fn lower_with_adapters(
+    spec: &DecoderSpec,
+    adapters: &[Adapter],
+    settings: &Settings,
+    data_file: &str,
+) -> Result<Plan> {
     let mut lowering = Lowering {
         spec,
         settings,
@@ -65,9 +77,11 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         casts: BTreeMap::new(),
         within: None,
         asked: storage::Asked::default(),
+        updates: lora::Updates::of(spec, adapters)?,
     };
     lowering.decoder()?;
     lowering.check_recipe()?;
+    let adapters = lowering.updates.files(spec, lowering.dtype)?;
     Ok(Plan {
         graph: lowering.graph,
         data_file: data_file.to_owned(),
@@ -77,6 +91,7 @@ pub fn lower(spec: &DecoderSpec, settings: &Settings, data_file: &str) -> Result
         tensors: lowering.tensors.accounted()?,
         weights: lowering.weights,
         weight_bytes: lowering.weight_bytes,
+        adapters,
     })
 }
 
@@ -116,6 +131,8 @@ struct Lowering<'a> {
     /// The layer that is being lowered.
     within: Option<usize>,
     asked: storage::Asked,
+    /// What adapters add to linears.
+    updates: lora::Updates,
 }
 
 impl Lowering<'_> {

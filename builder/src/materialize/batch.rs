@@ -206,6 +206,7 @@ mod tests {
             tensors: BTreeMap::new(),
             weights: 0,
             weight_bytes: 0,
+            adapters: Vec::new(),
         }
     }
 

@@ -249,10 +249,10 @@ fn span_cost(plans: &[&Plan], batch: &Batch, span: &Span) -> u64 {
 fn strip_row_cost(plans: &[&Plan], batch: &Batch) -> u64 {
     let k = batch.k as u64;
     let source = match &batch.rows {
-        Rows::Checkpoint { .. } => 4 * k,
+        Rows::Checkpoint { .. } | Rows::Factors(_) => 4 * k,
         Rows::Rotary { .. } => 0,
     };
-    let columns = if reads_columns(batch) { 4 * k } else { 0 };
+    let columns = if reads_columns(batch) || matches!(batch.rows, Rows::Factors(_)) { 4 * k } else { 0 };
     (source + 4 * k + columns + stored_row_bytes(plans, batch, |_| true)).max(1)
 }
 

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Error, Result,
     graph::Dtype,
-    plan::{Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Source},
+    plan::{Factor, FactorSource, Job, RotaryPart, RotaryTable, Rows, Segment, Sink, Source},
 };
 
 /// The buffers of a worker, kept from tile to tile of a batch.
@@ -123,6 +123,35 @@ impl Tile {
                 }
             }
             Rows::Rotary { rope, part, tables } => self.rotary(rope, *part, tables, rows.start, rows.len()),
+            Rows::Factors(factors) => {
+                self.values.fill(0.0);
+                for (start, rows, source) in factor_pieces(factors, rows.start, rows.len()) {
+                    self.factor(&source, rows, start * batch.k, batch.k, checkpoint)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads rows of a second factor, scaled, into values that are zero, from `start` on, `k` apart.
+    fn factor(
+        &mut self,
+        source: &FactorSource,
+        rows: usize,
+        start: usize,
+        k: usize,
+        checkpoint: &Checkpoint,
+    ) -> Result<()> {
+        let FactorSource { tensor, first, rank, column, scale } = source;
+        resize(&mut self.columns, rows * rank);
+        let stretch = (first * rank, self.columns.len());
+        widen(self.simd, checkpoint, tensor, [stretch], &mut self.source, &mut self.columns)?;
+        check_finite(self.simd, &self.columns, *rank, tensor, |row, column| (first + row, column))?;
+        let lines = self.values[start..].chunks_exact_mut(k);
+        for (line, own) in lines.zip(self.columns.chunks_exact(*rank)) {
+            for (value, own) in line[*column..].iter_mut().zip(own) {
+                *value = own * scale;
+            }
         }
         Ok(())
     }
@@ -342,6 +371,22 @@ fn pieces(segments: &[Segment], first_row: usize, rows: usize) -> Vec<Segment> {
     pieces
 }
 
+/// What there is to read for rows `first_row..first_row + rows`: at which of these rows it begins, how many, and whence.
+fn factor_pieces(factors: &[Factor], first_row: usize, rows: usize) -> Vec<(usize, usize, FactorSource)> {
+    let mut pieces = Vec::new();
+    let mut start = 0;
+    for factor in factors {
+        let end = start + factor.rows;
+        let (from, to) = (first_row.max(start), (first_row + rows).min(end));
+        if let Some(source) = factor.source.as_ref().filter(|_| from < to) {
+            let source = FactorSource { first: source.first + from - start, ..source.clone() };
+            pieces.push((from - first_row, to - from, source));
+        }
+        start = end;
+    }
+    pieces
+}
+
 /// The error with the tensor, the row and the column that it is about: the quantizer knows the tile alone.
 fn blame(error: &Unfaithful, job: &Job, first_row: usize) -> Error {
     let (row, reason) = match *error {
@@ -361,12 +406,18 @@ fn blame(error: &Unfaithful, job: &Job, first_row: usize) -> Error {
         _ => (0, error.to_string()),
     };
     let source = match &job.rows {
-        Rows::Checkpoint { segments, .. } => pieces(segments, first_row + row, 1).into_iter().next(),
+        Rows::Checkpoint { segments, .. } => {
+            match pieces(segments, first_row + row, 1).into_iter().next().map(|segment| segment.source) {
+                Some(Source::Rows { tensor, first } | Source::Columns { tensor, first, .. }) => Some((tensor, first)),
+                Some(Source::Constant(_)) | None => None,
+            }
+        }
         Rows::Rotary { .. } => None,
+        Rows::Factors(factors) => {
+            let piece = factor_pieces(factors, first_row + row, 1).into_iter().next();
+            piece.map(|(_, _, source)| (source.tensor, source.first))
+        }
     };
-    let (tensor, row) = match source.map(|segment| segment.source) {
-        Some(Source::Rows { tensor, first } | Source::Columns { tensor, first, .. }) => (tensor, first),
-        Some(Source::Constant(_)) | None => (job.subject().to_owned(), first_row + row),
-    };
+    let (tensor, row) = source.unwrap_or_else(|| (job.subject().to_owned(), first_row + row));
     Error::Weight { tensor, row: row as u64, reason, hint: error.hint() }
 }

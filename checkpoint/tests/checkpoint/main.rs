@@ -1,5 +1,6 @@
 //! What a checkpoint may contain, and what happens when it does not. One binary, to link once.
 
+mod adapters;
 mod against_reference;
 mod configs;
 mod demo_model;

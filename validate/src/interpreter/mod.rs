@@ -40,7 +40,7 @@ use layer_inputs::layer_inputs;
 use lm_head::lm_head;
 use norm::norm;
 use pass::Pass;
-pub use weights::{Rounded, Rounding, Weights};
+pub use weights::{Adapted, Rounded, Rounding, Update, Weights};
 
 /// The logits of every position of every sequence, `[length, vocab_size]` each.
 ///

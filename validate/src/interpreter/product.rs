@@ -3,7 +3,7 @@
 use genai_architectures::{Linear, View};
 use std::ops::Range;
 
-use super::{Weights, expect_width};
+use super::{Update, Weights, expect_width};
 use crate::{Error, Matrix, Result};
 
 /// How much of one weight is held at a time, unless one row is longer.
@@ -22,7 +22,31 @@ pub(super) fn linear(weights: &dyn Weights, linear: &Linear, x: &Matrix) -> Resu
         }
         first += range.len();
     }
+    if let Some(update) = weights.update(&linear.path)? {
+        add_update(&update, linear, x, &mut y)?;
+    }
     Ok(y)
+}
+
+/// Adds `scale · (x · Aᵀ) · Bᵀ`.
+fn add_update(update: &Update, linear: &Linear, x: &Matrix, y: &mut Matrix) -> Result<()> {
+    let rank = update.a.rows();
+    expect_width("in_features of an update", update.a.cols(), linear.in_features)?;
+    expect_width("out_features of an update", update.b.rows(), linear.bias_length())?;
+    expect_width("the rank of an update", update.b.cols(), rank)?;
+    let mut inner = Matrix::zeros(x.rows(), rank);
+    multiply(x, update.a.data(), &mut inner, 0);
+    let mut outer = Matrix::zeros(x.rows(), linear.bias_length());
+    multiply(&inner, update.b.data(), &mut outer, 0);
+    for row in 0..y.rows() {
+        let mut sums = y.row_mut(row).iter_mut();
+        for output in linear.ranges().into_iter().flatten() {
+            if let (Some(sum), Some(addend)) = (sums.next(), outer.row(row).get(output)) {
+                *sum += update.scale * addend;
+            }
+        }
+    }
+    Ok(())
 }
 
 /// `y[:, first..] = x · W[range]ᵀ`, where `range` are outputs as the tensor counts them.

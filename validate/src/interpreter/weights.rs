@@ -1,8 +1,11 @@
 //! Where the interpreter's numbers come from.
 
-use genai_checkpoint::Checkpoint;
+use std::collections::BTreeMap;
 
-use crate::{Error, Result};
+use genai_architectures::DecoderSpec;
+use genai_checkpoint::{Adapter, Checkpoint, LowRankUpdate};
+
+use crate::{Error, Matrix, Result};
 
 /// Tensors by name, read in pieces.
 pub trait Weights {
@@ -15,6 +18,21 @@ pub trait Weights {
     fn round(&self, _name: &str, _rows: &mut [f32], _k: usize) -> Result<()> {
         Ok(())
     }
+
+    /// What is added to the weight of the linear at `path`, after its rounding.
+    fn update(&self, _path: &str) -> Result<Option<Update>> {
+        Ok(None)
+    }
+}
+
+/// `scale · B · A`
+#[derive(Debug)]
+pub struct Update {
+    /// `[rank, in_features]`
+    pub a: Matrix,
+    /// `[outputs, rank]`, with the outputs as the stored weight counts them.
+    pub b: Matrix,
+    pub scale: f32,
 }
 
 impl Weights for Checkpoint {
@@ -49,6 +67,51 @@ impl Weights for Rounded<'_> {
     fn round(&self, name: &str, rows: &mut [f32], k: usize) -> Result<()> {
         (self.round)(name, rows, k)
     }
+
+    fn update(&self, path: &str) -> Result<Option<Update>> {
+        self.weights.update(path)
+    }
+}
+
+/// Weights of a checkpoint with those of an adapter of it added.
+pub struct Adapted<'a> {
+    weights: &'a dyn Weights,
+    /// By the path that the spec gives the module.
+    updates: BTreeMap<String, &'a LowRankUpdate>,
+}
+
+impl<'a> Adapted<'a> {
+    /// `weights` have the tensors of the adapter too.
+    pub fn new(spec: &DecoderSpec, weights: &'a dyn Weights, adapter: &'a Adapter) -> Self {
+        let path = |module: &str| {
+            // Tensors have names in the spec; a module has that of its tensors.
+            let named = spec.name_of(&format!("{module}.weight"));
+            named.and_then(|name| Some(name.strip_suffix(".weight")?.to_owned())).unwrap_or_else(|| module.to_owned())
+        };
+        Self { weights, updates: adapter.updates().map(|(module, update)| (path(module), update)).collect() }
+    }
+}
+
+impl Weights for Adapted<'_> {
+    fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
+        self.weights.read(name, expected_shape, first, out)
+    }
+
+    fn round(&self, name: &str, rows: &mut [f32], k: usize) -> Result<()> {
+        self.weights.round(name, rows, k)
+    }
+
+    fn update(&self, path: &str) -> Result<Option<Update>> {
+        let Some(LowRankUpdate { rank, in_features, out_features, scale, a, b }) = self.updates.get(path) else {
+            return Ok(None);
+        };
+        let matrix = |name: &str, rows: usize, cols: usize| {
+            let mut matrix = Matrix::zeros(rows, cols);
+            self.weights.read(name, &[rows, cols], 0, matrix.data_mut())?;
+            Ok::<_, Error>(matrix)
+        };
+        Ok(Some(Update { a: matrix(a, *rank, *in_features)?, b: matrix(b, *out_features, *rank)?, scale: *scale }))
+    }
 }
 
 #[cfg(test)]
@@ -56,8 +119,42 @@ mod tests {
     use genai_architectures::Linear;
 
     use super::*;
-    use crate::Matrix;
     use crate::interpreter::{product::linear, synthetic::Tensors};
+
+    /// What adds one update to the module `fused`, of four outputs and two inputs.
+    struct WithUpdate(Tensors);
+
+    impl Weights for WithUpdate {
+        fn read(&self, name: &str, expected_shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
+            self.0.read(name, expected_shape, first, out)
+        }
+
+        fn update(&self, path: &str) -> Result<Option<Update>> {
+            let a = Matrix::new(1, 2, vec![1.0, 2.0])?;
+            let b = Matrix::new(4, 1, vec![1.0, 10.0, 100.0, 1000.0])?;
+            Ok((path == "fused").then_some(Update { a, b, scale: 0.5 }))
+        }
+    }
+
+    #[test]
+    fn an_update_is_added_to_the_outputs_that_a_view_takes_behind_the_rounding() {
+        let quarters = |name| (name, [4, 2].as_slice(), vec![0.25; 8]);
+        let weights = WithUpdate(Tensors::of([quarters("fused.weight"), quarters("other.weight")]));
+        let round = |_: &str, rows: &mut [f32], _: usize| {
+            rows.iter_mut().for_each(|value| *value = value.floor());
+            Ok(())
+        };
+        let rounded = Rounded { weights: &weights, round: &round };
+        let x = Matrix::new(1, 2, vec![1.0, 3.0]).unwrap();
+        // x · Aᵀ is 7, half of it is added as often as B says.
+        let view = Linear::rows("fused", [2..4, 0..1], 4, 2, false);
+        assert_eq!(linear(&rounded, &view, &x).unwrap().data(), [350.0, 3500.0, 3.5]);
+        assert_eq!(linear(&rounded, &Linear::whole("other", 4, 2, false), &x).unwrap().data(), [0.0; 4]);
+        let narrow = Linear::whole("fused", 3, 2, false);
+        assert!(
+            linear(&WithUpdate(Tensors::of([("fused.weight", [3, 2].as_slice(), vec![0.0; 6])])), &narrow, &x).is_err()
+        );
+    }
 
     #[test]
     fn rows_are_rounded_whole_however_they_are_stored() {

@@ -3,11 +3,11 @@
 mod tensors;
 mod wiring;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use ort::ErrorCode;
-use ort::session::{Session, SessionInputValue, SessionOutputs};
+use ort::session::{Adapter, RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::DynTensor;
 
 use wiring::{Port, PositionIds, Wiring};
@@ -34,6 +34,9 @@ pub struct Model {
     context_length: usize,
     pad: u32,
     shares_buffer: bool,
+    /// Of every run; they hold the adapter where there is one.
+    pub(crate) options: RunOptions,
+    pub(crate) has_adapter: bool,
 }
 
 impl Model {
@@ -75,7 +78,25 @@ impl Model {
             context_length: package.context_length,
             pad,
             shares_buffer: package.search.past_present_share_buffer,
+            options: RunOptions::new().map_err(Error::execution("making run options"))?,
+            has_adapter: false,
         })
+    }
+
+    /// Runs from now on with the `.onnx_adapter` file, or without any.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] with ONNX Runtime's own message if it cannot read the file. Whether the graph takes what is
+    /// in it shows in the next run.
+    pub fn set_adapter(&mut self, file: Option<&Path>) -> Result<()> {
+        let mut options = RunOptions::new().map_err(Error::execution("making run options"))?;
+        if let Some(file) = file {
+            let doing = || format!("loading {}", file.display());
+            let adapter = Adapter::from_file(file, None).map_err(Error::execution(doing()))?;
+            options.add_adapter(&adapter).map_err(Error::execution(doing()))?;
+        }
+        (self.options, self.has_adapter) = (options, file.is_some());
+        Ok(())
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -119,7 +140,7 @@ impl Model {
             inputs.push((slot.past.clone(), slot.empty(&self.session, prompts.len())?));
         }
         let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();
-        let outputs = run(&mut self.session, inputs)?;
+        let outputs = run(&mut self.session, inputs, &self.options)?;
         let logits = self.wiring.take_logits(&outputs, (prompts.len(), longest))?;
         drop(outputs);
         if ragged && logits.iter().any(|rows| rows.rows() != longest) {
@@ -196,11 +217,12 @@ pub(crate) struct Row<'a> {
 }
 
 /// Runs the graph with named inputs; every output is allocated by ONNX Runtime.
-pub(crate) fn run<'s>(
+pub(crate) fn run<'r, 's: 'r>(
     session: &'s mut Session,
     inputs: Vec<(String, SessionInputValue)>,
-) -> Result<SessionOutputs<'s>> {
-    session.run(inputs).map_err(Error::execution("running the model"))
+    options: &'r RunOptions,
+) -> Result<SessionOutputs<'r>> {
+    session.run_with_options(inputs, options).map_err(Error::execution("running the model"))
 }
 
 fn default_threads() -> usize {
