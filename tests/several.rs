@@ -332,3 +332,25 @@ fn a_build_that_fails_leaves_both_outputs_as_they_were_up_to_the_commits() -> Ou
     );
     Ok(())
 }
+
+/// What a process that is told to end at once removes in the build's stead.
+#[test]
+fn all_places_are_cleaned_when_the_process_ends() -> Outcome {
+    let folder = tempfile::tempdir()?;
+    let interrupt = Interrupt::default();
+    let disk = Disk::new(interrupt.clone());
+    let claim = |place: &str| Output::claim(&folder.path().join(place), disk.clone());
+    let outputs = [claim("made/for/int4")?, claim("made/fp32")?, claim("other/int8")?];
+    assert_eq!(fs::read_dir(folder.path().join("made"))?.count(), 2, "a folder and a lock");
+    interrupt.clean();
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0, "something is left");
+    drop(outputs);
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0);
+    // Nor does anything stay of claims that are given up one by one, the one that made the folder first.
+    let [first, second] = [claim("made/for/int4")?, claim("made/fp32")?];
+    drop(first);
+    assert!(folder.path().join("made").exists(), "the other has its lock there");
+    drop(second);
+    assert_eq!(fs::read_dir(folder.path())?.count(), 0, "something is left");
+    Ok(())
+}
