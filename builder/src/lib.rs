@@ -42,7 +42,7 @@ pub use lower::lower;
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Role};
-pub use recipe::{Operators, Recipe, Selector};
+pub use recipe::{Matrices, Operators, Recipe, Selector};
 pub use runtime_config::RuntimeConfig;
 pub use settings::{DEFAULT_BLOCK_SIZE, Fusion, Session, Settings};
 pub use target::{TARGETS, Target};
