@@ -23,7 +23,6 @@ const MISTAKES: &[(&str, i32, &[&str])] = &[
     ("-o {out} -p int4 -e cpu", USAGE, &["no model given", "hint: "]),
     ("-i {} -o {out} -p int3 -e cpu", USAGE, &["int3", "int4"]),
     ("-i {} -o {out} -p int4 -e tpu", 3, &["\"tpu\" is not supported", "cpu, cuda"]),
-    ("-i {} -o {out} -p fp32 -e cuda", 3, &["cuda has no fp32 kernels", "hint: cuda runs fp16", "fp32 runs on cpu"]),
     ("-i {} -o {out} -p bf16 -e cpu", 3, &["cpu has no bf16 kernels", "bf16 runs on cuda"]),
     (
         "-i {} -o {out} -p int4 -e cpu --extra_options blok_size=64",

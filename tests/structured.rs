@@ -148,12 +148,7 @@ const MISTAKES: &[(&str, &str, i32, &[&str])] = &[
         USAGE,
         &["accuracy_level is 5", "0 to 4"],
     ),
-    (
-        "--target_options",
-        r#"{"quant_config": {"weights": {"method": "gptq"}}}"#,
-        USAGE,
-        &["weights.method: ", "gptq"],
-    ),
+    ("--target_options", r#"{"quant_config": {"weights": {"method": "gptq"}}}"#, USAGE, &["weights.method: ", "gptq"]),
     ("--target_options", r#"{"quant_config": {"io_dtype": "bf16"}}"#, UNSUPPORTED, &["io_dtype is \"bf16\"", "cpu"]),
     (
         "--target_options",

@@ -26,8 +26,6 @@ type Mixed = &'static [(Selector, usize)];
 
 const INTEGERS: &str = "int4, int8";
 
-/// Options of the peer about the weights of experts.
-
 pub(super) const ROWS: &[Row] = &[
     Row {
         key: "block_size",
