@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
-    Adaptation, DEFAULT_BLOCK_SIZE, Precision, Recipe, Request, RuntimeConfig, Settings, Target, materialize::Limits,
-    target::MatrixForm,
+    Adaptation, DEFAULT_BLOCK_SIZE, Matrices, Precision, Recipe, Request, RuntimeConfig, Settings, Target,
+    materialize::Limits, target::MatrixForm,
 };
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{Method, Simd};
@@ -184,9 +184,10 @@ fn recipe(precision: Precision, given: &Quantization) -> Result<Recipe, Failure>
     }
     let block_size = given.block_size.unwrap_or(DEFAULT_BLOCK_SIZE);
     let mut recipe = Recipe::uniform(precision, block_size, given.is_symmetric.unwrap_or(true))?.with_method(method);
-    let added = given.mixed_by_method.iter().filter(|(added, _)| given.mixed.iter().all(|(asked, _)| asked != added));
-    for (selector, bits) in given.mixed.iter().chain(added) {
-        recipe = recipe.with_bits(*selector, *bits)?;
+    let by_method = given.mixed_by_method.iter().map(|(selector, bits)| (Matrices::Selected(*selector), *bits));
+    let added = by_method.filter(|(added, _)| given.mixed.iter().all(|(asked, _)| asked != added));
+    for (matrices, bits) in given.mixed.iter().cloned().chain(added) {
+        recipe = recipe.with_bits(matrices, bits)?;
     }
     for node in &given.nodes_to_exclude {
         recipe = recipe.keeping(node);

@@ -291,6 +291,12 @@ fn nodes_have_the_bits_that_were_asked_for() {
     ];
     assert_eq!(eight, expected);
 
+    // One node, which is met before the selector that has it, too.
+    let options = ["matmul_mixed_precision=/model/layers.0/mlp/down_proj/MatMul:int4,mixed_layers:int8"];
+    let named = nodes("tales-llama", "int4", &options);
+    assert_eq!(named["/model/layers.0/mlp/down_proj/MatMul_Q4"], Some(4));
+    assert_eq!(named.values().filter(|bits| **bits == Some(8)).count(), 3, "{named:?}");
+
     // From 8 bits to 4.
     let less = nodes("tales-llama", "int8", &["matmul_mixed_precision=last_matmul:int4"]);
     let four: Vec<_> = less.iter().filter(|(_, bits)| **bits == Some(4)).map(|(name, _)| name.as_str()).collect();
@@ -367,6 +373,13 @@ fn recipes_that_cannot_be_are_refused() {
             "nodes_to_exclude=/model/layers.9/mlp/down_proj/MatMul",
             3,
             &["/model/layers.9/mlp/down_proj/MatMul", "closest name is /model/layers.0/mlp/down_proj/MatMul"],
+        ),
+        (
+            "llama-default",
+            "int4",
+            "matmul_mixed_precision=/model/layers.0/mlp/down/MatMul:int8",
+            3,
+            &["matmul_mixed_precision names", "closest name is /model/layers.0/mlp/down_proj/MatMul"],
         ),
         // The table of an untied model is float anyway.
         ("llama-default", "int4", "nodes_to_exclude=/model/embed_tokens/Gather", 3, &["/model/embed_tokens/Gather"]),

@@ -43,7 +43,7 @@ pub use lower::{lower, lower_with_adapters};
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;
 pub use precision::{Precision, Role};
-pub use recipe::{Operators, Recipe, Selector};
+pub use recipe::{Matrices, Operators, Recipe, Selector};
 pub use runtime_config::RuntimeConfig;
 pub use settings::{Adaptation, DEFAULT_BLOCK_SIZE, Fusion, Session, Settings};
 pub use target::{TARGETS, Target};

@@ -16,7 +16,7 @@ use crate::{
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Sink},
-    recipe::{Matrices, Rule},
+    recipe::Rule,
 };
 
 pub(crate) const MANIFEST: &str = "genai-build.json";
@@ -87,7 +87,7 @@ struct Options {
     algo_config: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     op_types_to_quantize: Option<Vec<&'static str>>,
-    /// Selectors and bits, in the order of the rules.
+    /// Selectors or nodes, and bits, in the order of the rules.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     matmul_mixed_precision: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -232,17 +232,11 @@ fn op_types(operators: Operators) -> Vec<&'static str> {
 }
 
 fn mixed(rule: &Rule) -> Option<String> {
-    match (&rule.matrices, rule.scheme) {
-        (Matrices::Selected(selector), Some(scheme)) => Some(format!("{}:int{}", selector.name(), scheme.bits())),
-        (Matrices::Selected(_) | Matrices::Node(_), _) => None,
-    }
+    rule.scheme.map(|scheme| format!("{}:int{}", rule.matrices.name(), scheme.bits()))
 }
 
 fn excluded(rule: &Rule) -> Option<String> {
-    match &rule.matrices {
-        Matrices::Node(node) => Some(node.clone()),
-        Matrices::Selected(_) => None,
-    }
+    rule.scheme.is_none().then(|| rule.matrices.name().to_owned())
 }
 
 impl Weight {

@@ -25,8 +25,9 @@ pub(crate) struct Rule {
 
 /// What a rule is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Matrices {
-    /// What the node of this name reads.
+pub enum Matrices {
+    /// What the node of this name reads. The name is the one in a float package, such as
+    /// `/model/layers.0/mlp/down_proj/MatMul`.
     Node(String),
     Selected(Selector),
 }
@@ -116,6 +117,14 @@ impl Place {
 }
 
 impl Matrices {
+    /// Of the node or the selector.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Node(node) => node,
+            Self::Selected(selector) => selector.name(),
+        }
+    }
+
     pub(crate) fn contain(&self, matrix: &Matrix<'_>) -> bool {
         match self {
             Self::Node(node) => node == matrix.node,
@@ -146,26 +155,25 @@ impl Recipe {
         self
     }
 
-    /// With other bits for what a selector selects. Rules that were added before go first.
+    /// With other bits for some matrices. Rules that were added before go first.
     ///
     /// # Errors
     /// `Unsupported` for bits that no kernel runs, or in a float precision.
-    pub fn with_bits(mut self, selector: Selector, bits: usize) -> Result<Self> {
+    pub fn with_bits(mut self, matrices: Matrices, bits: usize) -> Result<Self> {
         let unsupported = |why: String| Error::Unsupported {
-            what: format!("{} cannot be stored in {bits} bits: {why}", selector.name()),
+            what: format!("{} cannot be stored in {bits} bits: {why}", matrices.name()),
             hint: "4 and 8 bits are supported, in int4 and int8".to_owned(),
         };
         let base = self.base.ok_or_else(|| unsupported("the precision is a float one".to_owned()))?;
         let scheme = base.with_bits(bits).map_err(|error| unsupported(error.to_string()))?;
-        self.rules.push(Rule { matrices: Matrices::Selected(selector), scheme: Some(scheme) });
+        self.rules.push(Rule { matrices, scheme: Some(scheme) });
         Ok(self)
     }
 
-    /// With what a node reads kept float, whatever other rules say. The name is the one in a float package, such
-    /// as `/model/layers.0/mlp/down_proj/MatMul`.
+    /// With what a node reads kept float, whatever other rules say.
     pub fn keeping(mut self, node: &str) -> Self {
-        let nodes = self.rules.iter().take_while(|rule| matches!(rule.matrices, Matrices::Node(_))).count();
-        self.rules.insert(nodes, Rule { matrices: Matrices::Node(node.to_owned()), scheme: None });
+        let kept = self.rules.iter().take_while(|rule| rule.scheme.is_none()).count();
+        self.rules.insert(kept, Rule { matrices: Matrices::Node(node.to_owned()), scheme: None });
         self
     }
 
@@ -247,7 +255,9 @@ mod tests {
     #[test]
     fn the_first_rule_decides_and_the_method_is_everywhere() {
         let recipe = Recipe::uniform(Precision::Int4, 32, true).unwrap();
-        let recipe = recipe.with_bits(Selector::LastMatmul, 8).unwrap().with_bits(Selector::MixedLayers, 8).unwrap();
+        let [last, mixed] = [Selector::LastMatmul, Selector::MixedLayers].map(Matrices::Selected);
+        let recipe = recipe.with_bits(last, 8).unwrap().with_bits(mixed, 8).unwrap();
+        let recipe = recipe.with_bits(Matrices::Node("/model/layers.5/mlp/up_proj/MatMul".to_owned()), 8).unwrap();
         let recipe = recipe.keeping("/model/layers.0/mlp/down_proj/MatMul").with_method(Method::KQuant);
         let scheme = |node: &str, role, index| {
             let layer = Some(Place { index, layers: 32, linear_attention: false });
@@ -257,6 +267,7 @@ mod tests {
         assert_eq!(scheme("/model/layers.1/mlp/down_proj/MatMul", Role::DownProj, 1), Some((8, Method::KQuant)));
         assert_eq!(scheme("/model/layers.5/mlp/down_proj/MatMul", Role::DownProj, 5), Some((4, Method::KQuant)));
         assert_eq!(scheme("/model/layers.1/mlp/up_proj/MatMul", Role::UpProj, 1), Some((4, Method::KQuant)));
+        assert_eq!(scheme("/model/layers.5/mlp/up_proj/MatMul", Role::UpProj, 5), Some((8, Method::KQuant)));
         let head = Matrix { node: "/lm_head/MatMul", role: Role::LmHead, layer: None };
         assert_eq!(recipe.scheme(&head).map(IntScheme::bits), Some(8));
         assert_eq!(recipe.scheme(&Matrix { role: Role::Router, ..head }), None);

@@ -218,17 +218,14 @@ impl TargetOptions {
             let text = |path: &[&str]| path.iter().try_fold(one, |value, key| value.get(key))?.as_str();
             let exclude = one.get("exclude").and_then(Value::as_bool).unwrap_or(false);
             match (text(&["match", "preset"]), text(&["match", "name"]), text(&["type"]), exclude) {
-                (Some(preset), None, Some(kind), false) => types.push(format!("{preset}:{kind}")),
-                (None, Some(name), None, true) => excluded.push(name.to_owned()),
-                (None, Some(name), Some(_), false) => {
-                    return Err(Failure::unsupported(
-                        format!("{path}[{at}] gives the node {name:?} a type of its own, which is not supported"),
-                        "a type is given by match.preset; a node by match.name may be excluded",
-                    ));
+                (Some(some), None, Some(kind), false) | (None, Some(some), Some(kind), false) => {
+                    types.push(format!("{some}:{kind}"));
                 }
+                (None, Some(name), None, true) => excluded.push(name.to_owned()),
                 _ => {
                     return Err(Failure::usage(format!(
-                        "{path}[{at}] is {one}, expected match.preset with a type, or match.name with \"exclude\": true"
+                        "{path}[{at}] is {one}, expected match.preset or match.name with a type, or match.name with \
+                         \"exclude\": true"
                     )));
                 }
             }
@@ -299,6 +296,7 @@ mod tests {
                         {"match": {"name": "/a"}, "exclude": true},
                         {"match": {"preset": "mixed_layers"}, "type": "int8"},
                         {"match": {"name": "/b"}, "exclude": true},
+                        {"match": {"name": "/c"}, "type": "int8"},
                     ],
                 },
                 "runtime": {"use_qdq": false},
@@ -333,7 +331,7 @@ mod tests {
                 "is_symmetric=false",
                 "kv_cache_quant_scheme=int8_per_tensor",
                 "kv_cache_scale_file=scales.json",
-                "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8",
+                "matmul_mixed_precision=last_matmul:int8,mixed_layers:int8,/c:int8",
                 "nodes_to_exclude=/a,/b",
                 "op_types_to_quantize=MatMul/Gather",
                 "paged_block_size=128",

@@ -263,13 +263,13 @@ mod tests {
 
     #[test]
     fn a_former_method_is_a_method_and_selectors_and_is_told() {
-        use genai_builder::Selector;
+        use genai_builder::{Matrices, Selector};
         use genai_quantize::Method;
         let options = parse(&["algo_config=k_quant_mixed", "matmul_mixed_precision=last_matmul:int4"]).unwrap();
         let given = options.quantization;
         assert_eq!(given.method, Some(Method::KQuant));
         assert_eq!(given.mixed_by_method, [(Selector::LastMatmul, 8), (Selector::MixedLayers, 8)]);
-        assert_eq!(given.mixed, [(Selector::LastMatmul, 4)]);
+        assert_eq!(given.mixed, [(Matrices::Selected(Selector::LastMatmul), 4)]);
         let note = "algo_config=k_quant matmul_mixed_precision=last_matmul:int8,mixed_layers:int8 by now";
         assert!(options.notes[0].contains(note), "{:?}", options.notes);
     }

@@ -1,6 +1,6 @@
 //! How weights become integers.
 
-use genai_builder::{Operators, Selector};
+use genai_builder::{Matrices, Operators, Selector};
 use genai_quantize::Method;
 
 use super::{Row, Wrong, boolean};
@@ -12,8 +12,8 @@ pub(crate) struct Quantization {
     pub(crate) is_symmetric: Option<bool>,
     pub(crate) accuracy_level: Option<u8>,
     pub(crate) method: Option<Method>,
-    /// Bits for what selectors select.
-    pub(crate) mixed: Vec<(Selector, usize)>,
+    /// Bits for some matrices.
+    pub(crate) mixed: Vec<(Matrices, usize)>,
     /// What a former name of `algo_config` adds to it.
     pub(crate) mixed_by_method: Mixed,
     pub(crate) nodes_to_exclude: Vec<String>,
@@ -86,22 +86,23 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         key: "matmul_mixed_precision",
-        values: "SELECTOR:TYPE,… of the selectors last_matmul, mixed_layers, linear_attn and the types int4, int8",
+        values: "SELECTOR:TYPE,… of the selectors last_matmul, mixed_layers, linear_attn or names of nodes, and the types \
+                 int4, int8",
         default: "none",
         applies: INTEGERS,
         about: "Other bits for matrices that rounding costs most. `last_matmul` is the head. `mixed_layers` is the value linear, with \
                 query and key where they are one, and the one that leads out of the MLP, in the first and the last eighth of the \
                 layers and every third between. `linear_attn` is linear attention and the MLP after it, in models that \
-                have some.",
+                have some. A node is called as for nodes_to_exclude. Of several that are about a matrix the first counts.",
         set: |options, value| {
-            let mut asked: Vec<(Selector, usize)> = Vec::new();
+            let mut asked: Vec<(Matrices, usize)> = Vec::new();
             for entry in value.split(',') {
-                let (selector, bits) = mixed(entry.trim()).ok_or(Wrong::Value)?;
-                if asked.iter().any(|(known, _)| *known == selector) {
-                    let twice = format!("extra option matmul_mixed_precision has {} twice", selector.name());
+                let (matrices, bits) = mixed(entry.trim()).ok_or(Wrong::Value)?;
+                if asked.iter().any(|(known, _)| *known == matrices) {
+                    let twice = format!("extra option matmul_mixed_precision has {} twice", matrices.name());
                     return Err(Wrong::Other(Failure::usage(twice)));
                 }
-                asked.push((selector, bits));
+                asked.push((matrices, bits));
             }
             options.quantization.mixed = asked;
             Ok(())
@@ -174,13 +175,16 @@ fn algorithm(name: &str) -> Result<(Method, Mixed), Wrong> {
     }
 }
 
-/// `SELECTOR:TYPE`.
-fn mixed(entry: &str) -> Option<(Selector, usize)> {
-    let (name, bits) = entry.split_once(':')?;
-    let selector = Selector::ALL.into_iter().find(|selector| selector.name() == name)?;
+/// `SELECTOR:TYPE` or `NODE:TYPE`.
+fn mixed(entry: &str) -> Option<(Matrices, usize)> {
+    let (name, bits) = entry.rsplit_once(':')?;
+    let matrices = match name.starts_with('/') {
+        true => Matrices::Node(name.to_owned()),
+        false => Matrices::Selected(Selector::ALL.into_iter().find(|selector| selector.name() == name)?),
+    };
     match bits {
-        "int4" => Some((selector, 4)),
-        "int8" => Some((selector, 8)),
+        "int4" => Some((matrices, 4)),
+        "int8" => Some((matrices, 8)),
         _ => None,
     }
 }

@@ -60,9 +60,9 @@ const MISTAKES: &[(&str, &str, i32, &[&str])] = &[
     ),
     (
         "--target_options",
-        r#"{"quant_config": {"weights": {"overrides": [{"match": {"name": "/lm_head/MatMul"}, "type": "int8"}]}}}"#,
+        r#"{"quant_config": {"weights": {"overrides": [{"match": {"name": "/lm_head"}, "type": "int8"}]}}}"#,
         UNSUPPORTED,
-        &["overrides[0]", "/lm_head/MatMul"],
+        &["names \"/lm_head\"", "closest name is /lm_head/MatMul"],
     ),
     (
         "--target_options",

@@ -7,7 +7,7 @@ use super::Lowering;
 use crate::{
     Error, Result, Role,
     plan::{Job, Sink},
-    recipe::{Matrices, Matrix, Place, Selector},
+    recipe::{Matrices, Matrix, Place, Rule, Selector},
     target::MatrixForm,
 };
 
@@ -94,7 +94,7 @@ impl Lowering<'_> {
         let met = |index: usize| self.asked.rules.get(index).copied().unwrap_or(false);
         let mut rules = recipe.rules().iter().enumerate();
         if let Some((_, rule)) = rules.find(|(index, _)| !met(*index)) {
-            return Err(self.about_nothing(&rule.matrices));
+            return Err(self.about_nothing(rule));
         }
         if recipe.base().is_some() && recipe.operators().lookups && !self.asked.lookup {
             return Err(Error::Unsupported {
@@ -116,12 +116,13 @@ impl Lowering<'_> {
         Ok(())
     }
 
-    fn about_nothing(&self, matrices: &Matrices) -> Error {
-        match matrices {
+    fn about_nothing(&self, rule: &Rule) -> Error {
+        match &rule.matrices {
             Matrices::Node(node) => {
                 let closest = closest(&self.asked.nodes, node);
+                let option = if rule.scheme.is_none() { "nodes_to_exclude" } else { "matmul_mixed_precision" };
                 Error::Unsupported {
-                    what: format!("nodes_to_exclude names {node:?}, which reads no matrix that would be quantized"),
+                    what: format!("{option} names {node:?}, which reads no matrix that would be quantized"),
                     hint: closest.map_or_else(String::new, |closest| format!("the closest name is {closest}")),
                 }
             }
