@@ -15,6 +15,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use genai_architectures::{DecoderSpec, Linear, LmHead, Mixer, Mlp};
+use genai_builder::{Precision, Target, graph::Dtype as Activations};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{IntScheme, ScaleDtype};
 use genai_validate::{CacheMode, Continued, Model, Reference};
@@ -22,7 +23,8 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::reference::{WAYS, Way, expect_logits, recorded_logits, rounded_logits_of};
+use crate::parity::{expect_in_every_way, spellings};
+use crate::reference::{Tables, Way, expect_logits, recorded_logits, rounded_logits_of};
 use crate::support::{
     Altered, Outcome, Stored, build, build_arguments, fixture, for_each, genai_build, load, recorded,
     runtime_arguments, safetensors_bytes, spec,
@@ -49,20 +51,20 @@ fn baked_in(folder: &Path) -> String {
 }
 
 fn swappable(base: &str, precision: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
+    swappable_for(base, precision, "cpu", adapters)
+}
+
+fn swappable_for(base: &str, precision: &str, provider: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
     let output = tempfile::tempdir()?;
-    let mut arguments = build_arguments(&fixture(base), precision, "cpu", output.path());
+    let mut arguments = build_arguments(&fixture(base), precision, provider, output.path());
     for (name, folder) in adapters {
         arguments.extend(["--adapter".to_owned(), format!("{name}={}", folder.display())]);
     }
-    if precision.starts_with("int") {
+    if precision.starts_with("int") && Target::find(provider)?.accuracy_level != 0 {
         arguments.extend(["--extra_options", "accuracy_level=0"].map(str::to_owned));
     }
     genai_build(arguments).success()?;
     Ok(output)
-}
-
-fn expect_in_every_way(model: &mut Model, reference: &Reference, limit: f64) -> Outcome {
-    WAYS.iter().try_for_each(|way| expect_logits(model, reference, *way, limit))
 }
 
 /// Adapters come with runs whose cache grows.
@@ -78,16 +80,17 @@ fn baked_in_float_packages_meet_the_recorded_logits() {
         &RECORDED,
         |(name, _)| (*name).to_owned(),
         |(name, base)| {
-            let reference = recorded_logits(&adapter(name))?;
-            for (precision, provider, limit) in
-                [("fp32", "cpu", FP32_LIMIT), ("fp16", "cpu", FP16_LIMIT), ("fp16", "cuda", FP16_LIMIT)]
-            {
-                let package = build(&fixture(base), precision, provider, &[&baked_in(&adapter(name))])?;
-                expect_in_every_way(&mut load(package.path())?, &reference, limit)?;
+            let (reference, spec) = (recorded_logits(&adapter(name))?, spec(&fixture(base))?);
+            for (precision, limit) in [(Precision::Fp32, FP32_LIMIT), (Precision::Fp16, FP16_LIMIT)] {
+                for provider in spellings(precision) {
+                    let package = build(&fixture(base), precision.name(), provider, &[&baked_in(&adapter(name))])?;
+                    let outcome = expect_in_every_way(&mut load(package.path())?, &spec, &reference, limit);
+                    outcome.map_err(|error| format!("{} {provider}: {error}", precision.name()))?;
+                }
             }
             // The limits tell an adapter from none.
             let package = build(&fixture(base), "fp32", "cpu", &[])?;
-            let plain = expect_in_every_way(&mut load(package.path())?, &reference, FP16_LIMIT);
+            let plain = expect_in_every_way(&mut load(package.path())?, &spec, &reference, FP16_LIMIT);
             assert!(plain.is_err());
             Ok(())
         },
@@ -96,24 +99,32 @@ fn baked_in_float_packages_meet_the_recorded_logits() {
 
 #[test]
 fn baked_in_quantized_packages_compute_with_rounded_weights_and_the_adapter() {
-    let cases: Vec<_> = RECORDED
-        .iter()
-        .flat_map(|case| [(*case, "int4", 4, "cpu"), (*case, "int8", 8, "cpu"), (*case, "int4", 4, "cuda")])
-        .collect();
     for_each(
-        &cases,
-        |((name, _), precision, _, provider)| format!("{name} {precision} {provider}"),
-        |((name, base), precision, bits, provider)| {
-            let (scale_dtype, limit) = match *provider {
-                "cpu" => (ScaleDtype::F32, FP32_LIMIT),
-                _ => (ScaleDtype::F16, FP16_LIMIT),
-            };
+        &RECORDED,
+        |(name, _)| (*name).to_owned(),
+        |(name, base)| {
             let folder = adapter(name);
             let checkpoint = Checkpoint::open(&fixture(base))?.with_adapter("a", &folder)?;
-            let scheme = IntScheme::new(*bits, 32, true)?;
-            let reference = rounded_logits_of(&checkpoint, recorded_logits(&folder)?, scheme, scale_dtype)?;
-            let package = build(&fixture(base), precision, provider, &[&baked_in(&folder), "accuracy_level=0"])?;
-            expect_in_every_way(&mut load(package.path())?, &reference, limit)
+            let spec = spec(&fixture(base))?;
+            for (precision, bits) in [(Precision::Int4, 4), (Precision::Int8, 8)] {
+                for provider in spellings(precision) {
+                    let target = Target::find(provider)?;
+                    let (scale_dtype, limit) = match target.cell(precision).map(|cell| cell.activations) {
+                        Some(Activations::F32) => (ScaleDtype::F32, FP32_LIMIT),
+                        _ => (ScaleDtype::F16, FP16_LIMIT),
+                    };
+                    let (scheme, tables) = (IntScheme::new(bits, 32, true)?, Tables::of(target.form));
+                    let reference = recorded_logits(&folder)?;
+                    let reference = rounded_logits_of(&checkpoint, reference, scheme, scale_dtype, tables)?;
+                    let baked_in = baked_in(&folder);
+                    let level: &[&str] = if target.accuracy_level == 0 { &[] } else { &["accuracy_level=0"] };
+                    let options = [&[baked_in.as_str()], level].concat();
+                    let package = build(&fixture(base), precision.name(), provider, &options)?;
+                    let outcome = expect_in_every_way(&mut load(package.path())?, &spec, &reference, limit);
+                    outcome.map_err(|error| format!("{} {provider}: {error}", precision.name()))?;
+                }
+            }
+            Ok(())
         },
     );
 }
@@ -197,20 +208,21 @@ fn swappable_packages_meet_the_logits_of_each_adapter_and_of_none() -> Outcome {
     let (attention, patterns) = (adapter("llama-attention"), adapter("llama-patterns"));
     let package = swappable("llama-default", "fp32", &[("attention", &attention), ("patterns", &patterns)])?;
     let mut model = load(package.path())?;
-    let plain = recorded_logits(&fixture("llama-default"))?;
-    expect_in_every_way(&mut model, &plain, FP32_LIMIT)?;
+    let (plain, spec) = (recorded_logits(&fixture("llama-default"))?, spec(&fixture("llama-default"))?);
+    expect_in_every_way(&mut model, &spec, &plain, FP32_LIMIT)?;
     // Ranks differ from adapter to adapter and from linear to linear, and one adapter leaves most linears alone.
     for (name, folder) in [("attention", &attention), ("patterns", &patterns), ("attention", &attention)] {
         let file = package.path().join(format!("{name}.onnx_adapter"));
         expect_with_adapter(&mut model, &file, &recorded_logits(folder)?, FP32_LIMIT)?;
     }
     model.set_adapter(None)?;
-    expect_in_every_way(&mut model, &plain, FP32_LIMIT)?;
+    expect_in_every_way(&mut model, &spec, &plain, FP32_LIMIT)?;
 
     for (name, base) in [("phi3-fused", "phi3-window"), ("gpt2-columns", "gpt2-default")] {
         let package = swappable(base, "fp32", &[("one", &adapter(name))])?;
         let mut model = load(package.path())?;
-        expect_in_every_way(&mut model, &recorded_logits(&fixture(base))?, FP32_LIMIT)?;
+        let spec = self::spec(&fixture(base))?;
+        expect_in_every_way(&mut model, &spec, &recorded_logits(&fixture(base))?, FP32_LIMIT)?;
         let file = package.path().join("one.onnx_adapter");
         expect_with_adapter(&mut model, &file, &recorded_logits(&adapter(name))?, FP32_LIMIT)?;
     }
@@ -218,20 +230,34 @@ fn swappable_packages_meet_the_logits_of_each_adapter_and_of_none() -> Outcome {
 }
 
 #[test]
-fn swappable_packages_of_other_precisions_run_their_adapters() -> Outcome {
-    let folder = adapter("llama-patterns");
-    let fp16 = swappable("llama-default", "fp16", &[("a", &folder)])?;
-    let file = |package: &TempDir| package.path().join("a.onnx_adapter");
-    expect_with_adapter(&mut load(fp16.path())?, &file(&fp16), &recorded_logits(&folder)?, FP16_LIMIT)?;
-    expect_in_every_way(&mut load(fp16.path())?, &recorded_logits(&fixture("llama-default"))?, FP16_LIMIT)?;
-    for (precision, bits) in [("int4", 4), ("int8", 8)] {
-        let package = swappable("llama-default", precision, &[("a", &folder)])?;
-        let checkpoint = Checkpoint::open(&fixture("llama-default"))?.with_adapter("a", &folder)?;
-        let scheme = IntScheme::new(bits, 32, true)?;
-        let reference = rounded_logits_of(&checkpoint, recorded_logits(&folder)?, scheme, ScaleDtype::F32)?;
-        expect_with_adapter(&mut load(package.path())?, &file(&package), &reference, FP32_LIMIT)?;
-    }
-    Ok(())
+fn swappable_packages_of_other_precisions_and_providers_run_their_adapters() {
+    let (base, folder) = ("llama-default", adapter("llama-patterns"));
+    let of = |precision| spellings(precision).into_iter().map(move |provider| (precision, provider));
+    let cases: Vec<_> =
+        [Precision::Fp32, Precision::Fp16, Precision::Int4, Precision::Int8].into_iter().flat_map(of).collect();
+    for_each(
+        &cases,
+        |(precision, provider)| format!("{} {provider}", precision.name()),
+        |(precision, provider)| {
+            let target = Target::find(provider)?;
+            let (scale_dtype, limit) = match target.cell(*precision).map(|cell| cell.activations) {
+                Some(Activations::F32) => (ScaleDtype::F32, FP32_LIMIT),
+                _ => (ScaleDtype::F16, FP16_LIMIT),
+            };
+            let plain = Checkpoint::open(&fixture(base))?;
+            let adapted = plain.clone().with_adapter("a", &folder)?;
+            let (mut without, mut with) = (recorded_logits(&fixture(base))?, recorded_logits(&folder)?);
+            if let Some(bits) = precision.bits() {
+                let (scheme, tables) = (IntScheme::new(bits, 32, true)?, Tables::of(target.form));
+                without = rounded_logits_of(&plain, without, scheme, scale_dtype, tables)?;
+                with = rounded_logits_of(&adapted, with, scheme, scale_dtype, tables)?;
+            }
+            let package = swappable_for(base, precision.name(), provider, &[("a", &folder)])?;
+            let mut model = load(package.path())?;
+            expect_in_every_way(&mut model, &spec(&fixture(base))?, &without, limit)?;
+            expect_with_adapter(&mut model, &package.path().join("a.onnx_adapter"), &with, limit)
+        },
+    );
 }
 
 #[test]

@@ -164,7 +164,7 @@ fn with_providers(precision: genai_builder::Precision) -> Vec<(String, &'static 
 
 /// The first provider of each way to spell the graph: of dtype, attention, matrices and other operators. Where these
 /// are alike the packages differ in nothing but their options, which another test sees to.
-fn spellings(precision: genai_builder::Precision) -> Vec<&'static str> {
+pub(crate) fn spellings(precision: genai_builder::Precision) -> Vec<&'static str> {
     let mut seen = Vec::new();
     let mut providers = Vec::new();
     for target in TARGETS {

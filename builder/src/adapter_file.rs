@@ -69,6 +69,8 @@ impl AdapterFile {
     /// `Unsupported` where they take more than 2 GiB.
     pub(crate) fn new(name: &str, dtype: Dtype, parameters: Vec<Parameter>) -> Result<Self> {
         let file = format!("{name}.onnx_adapter");
+        let wrong_dtype = || Error::graph(&file, format!("no adapters of type {}", dtype.name()));
+        let data_type = data_type(dtype).ok_or_else(wrong_dtype)?;
         let mut frame = Frame::default();
         let tables = ROOT + TABLE + WORD * (1 + parameters.len() as u64);
         frame.word(ROOT);
@@ -109,7 +111,7 @@ impl AdapterFile {
             frame.table();
             frame.offset(*name);
             frame.offset(*dims);
-            frame.word(data_type(dtype));
+            frame.word(data_type);
             frame.offset(slot.offset - WORD);
         }
         for (parameter, (dims, name)) in parameters.iter().zip(&places) {
@@ -187,14 +189,11 @@ impl Frame {
 }
 
 /// `TensorDataType` of the schema, numbered as in ONNX.
-fn data_type(dtype: Dtype) -> u64 {
+fn data_type(dtype: Dtype) -> Option<u64> {
     match dtype {
-        Dtype::F32 => 1,
-        Dtype::U8 => 2,
-        Dtype::I32 => 6,
-        Dtype::I64 => 7,
-        Dtype::Bool => 9,
-        Dtype::F16 => 10,
-        Dtype::Bf16 => 16,
+        Dtype::F32 => Some(1),
+        Dtype::F16 => Some(10),
+        Dtype::Bf16 => Some(16),
+        Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::I8 | Dtype::U4 | Dtype::I4 | Dtype::Bool => None,
     }
 }
