@@ -24,6 +24,7 @@ mod digest;
 mod error;
 mod genai_config;
 pub mod graph;
+mod interface;
 mod lower;
 mod manifest;
 pub mod materialize;
@@ -38,6 +39,7 @@ pub mod target;
 
 pub use build::{Built, Report, Request, build, commit, plan};
 pub use error::{Error, ErrorKind, Result};
+pub use interface::{Interface, Logits};
 pub use lower::lower;
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Operators, Plan, Request, Result,
+    Error, Fusion, Interface, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Rows, Sink},
@@ -94,6 +94,14 @@ struct Options {
     nodes_to_exclude: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared_embeddings: Option<bool>,
+    /// Where it is not the whole model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<Interface>,
+    /// Where it is not what the target has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fusion: Option<Fusion>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    config_only: bool,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
@@ -107,6 +115,9 @@ struct Counts {
     used: usize,
     /// Of the same bytes as another that is used.
     copies: Vec<String>,
+    /// Of the model and not of the package, whose interface leaves them out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<String>,
     /// No part of the model, as its family knows.
     not_of_the_model: Vec<String>,
     /// Left out since `--allow-unused` said so, by the pattern.
@@ -179,17 +190,24 @@ impl Manifest {
                 matmul_mixed_precision: recipe.rules().iter().filter_map(mixed).collect(),
                 nodes_to_exclude: recipe.rules().iter().filter_map(excluded).collect(),
                 shared_embeddings: recipe.shared_embeddings(),
+                interface: Some(&settings.interface).filter(|interface| **interface != Interface::default()).cloned(),
+                fusion: Some(settings.fusion).filter(|fusion| *fusion != Fusion::of(settings.attention)),
+                config_only: request.config_only,
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
             },
             accounting: Counts {
                 tensors: checkpoint.tensors().len(),
-                used: plan.tensors.len(),
+                used: if request.config_only { 0 } else { plan.tensors.len() },
                 copies: accounting.copies.into_iter().map(|copy| stored_name(checkpoint, &copy.copy)).collect(),
+                left_out: accounting.left_out,
                 not_of_the_model: accounting.known,
                 allowed_unused: accounting.allowed.into_iter().collect(),
             },
-            weights: plan.jobs.iter().map(|job| Weight::of(job, checkpoint)).collect(),
+            weights: match request.config_only {
+                true => Vec::new(),
+                false => plan.jobs.iter().map(|job| Weight::of(job, checkpoint)).collect(),
+            },
             parity: None,
             files: Vec::new(),
         }
