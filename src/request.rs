@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
     DEFAULT_BLOCK_SIZE, Interface, Logits, Precision, Recipe, Request, RuntimeConfig, Settings, Target,
-    materialize::Limits, target::MatrixForm,
+    materialize::Limits,
+    target::{AttentionForm, MatrixForm},
 };
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{Method, Simd};
@@ -149,6 +150,13 @@ fn graph(settings: &mut Settings, given: &Graph) -> Result<(), Failure> {
         (None, Some(disable)) => !disable,
         (None, None) => settings.fusion.qkv,
     };
+    if let Some(inside) = given.fuse_qk_norm_gqa {
+        if !matches!(settings.attention, AttentionForm::GroupQuery { norms_heads: true, .. }) {
+            let here = format!("-p {} -e {}", settings.precision.name(), settings.target.provider);
+            return Err(meaningless("fuse_qk_norm_gqa", &here).with_hint("its attention has no norms of heads"));
+        }
+        settings.fusion.head_norms = inside;
+    }
     settings.fusion.gate_up = given.fuse_mlp_gate_up.unwrap_or(false);
     settings.interface = interface(given)?;
     Ok(())

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use genai_architectures::{LmHead, Mlp, NormKind, NormWeight};
+use genai_architectures::{LmHead, Mixer, Mlp, NormKind, NormWeight};
 use genai_checkpoint::Checkpoint;
 use genai_validate::{CacheMode, Matrix, Precision, Verdict, interpreter};
 use serde_json::{Value, json};
@@ -354,8 +354,9 @@ fn a_package_of_configuration_alone() -> Outcome {
 
 #[test]
 fn what_has_no_meaning_is_refused() {
-    // (fixture, options, exit code, what is said)
+    // (fixture, options, exit code, what is said), for cpu
     let cases: &[(&str, &[&str], i32, &[&str])] = &[
+        ("qwen3-default", &["fuse_qk_norm_gqa=true"], 2, &["fuse_qk_norm_gqa has no meaning for -p fp32 -e cpu"]),
         ("llama-default", &["num_hidden_layers=0"], 2, &["num_hidden_layers is \"0\"", "from 1 to"]),
         ("llama-default", &["num_hidden_layers=-1"], 2, &["num_hidden_layers is \"-1\""]),
         ("llama-default", &["num_hidden_layers=99"], 3, &["num_hidden_layers is 99", "1 to 3 layers"]),
@@ -393,6 +394,13 @@ fn what_has_no_meaning_is_refused() {
             genai_build(arguments).failed(*code, says)
         },
     );
+    // Without norms, or with norms over all heads together.
+    for name in ["llama-default", "olmo2-default"] {
+        let output = tempfile::tempdir().unwrap();
+        let mut arguments = build_arguments(&fixture(name), "fp16", "webgpu", output.path());
+        arguments.extend(["--extra_options", "fuse_qk_norm_gqa=true"].map(str::to_owned));
+        genai_build(arguments).failed(3, &["fuse_qk_norm_gqa is true", "no norms that its attention"]).unwrap();
+    }
 }
 
 #[test]
@@ -436,6 +444,36 @@ fn other_packages_pass_their_validation() {
         let arguments = ["validate", output.path().to_str().unwrap(), "--checkpoint", checkpoint.to_str().unwrap()];
         let arguments = arguments.into_iter().map(str::to_owned).chain(["-p".to_owned(), "fp32".to_owned()]);
         genai_build(arguments.chain(runtime_arguments())).success()?;
+        Ok(())
+    });
+}
+
+/// No provider on the CPU norms heads in its attention, so the graph is looked at: the weights are where the operator's
+/// schema has them, with the bytes that the norms have elsewhere.
+#[test]
+fn attention_that_norms_heads_takes_their_weights() {
+    for_each(&["qwen3-default", "gemma3-listed"], ToString::to_string, |name| {
+        let parts = |fused: bool| {
+            let option = format!("fuse_qk_norm_gqa={fused}");
+            Parts::read(build(&fixture(name), "fp16", "webgpu", &[&option])?.path())
+        };
+        let (mut inside, mut outside) = (parts(true)?, parts(false)?);
+        assert!(outside == Parts::read(build(&fixture(name), "fp16", "webgpu", &[])?.path())?);
+        let spec = spec(&fixture(name))?;
+        for (index, layer) in spec.layers.iter().enumerate() {
+            let Mixer::Attention(attention) = &layer.mixer;
+            let path = format!("model.layers.{index}.attn");
+            let op = format!("/model/layers.{index}/attn/GroupQueryAttention");
+            let weights = ["q_norm", "k_norm"].map(|norm| format!("{path}.{norm}.layernorm.weight"));
+            assert_eq!(inside.node(&op).input[14..], weights);
+            assert!(!inside.node(&op).input[1].is_empty(), "kernels refuse norms of q, k and v in one value");
+            assert_eq!(*inside.float(&op, "qk_norm_epsilon"), attention.q_norm.as_ref().unwrap().norm.eps);
+            assert!(outside.node(&op).input.len() < 14);
+            for weight in &weights {
+                assert!(inside.data(weight) == outside.data(weight), "{weight}");
+            }
+        }
+        assert!(!inside.nodes().any(|node| node.contains("/q_norm/") || node.contains("/k_norm/")));
         Ok(())
     });
 }

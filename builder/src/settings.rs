@@ -36,6 +36,8 @@ pub struct Settings {
 pub struct Fusion {
     /// One product makes q, k and v.
     pub qkv: bool,
+    /// Attention norms the heads of q and k itself.
+    pub head_norms: bool,
     /// One product makes the gate of an MLP and what it gates.
     pub gate_up: bool,
 }
@@ -91,6 +93,7 @@ impl Fusion {
                 AttentionForm::GroupQuery { packed, .. } => packed,
                 AttentionForm::Standard => true,
             },
+            head_norms: false,
             gate_up: false,
         }
     }

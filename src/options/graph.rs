@@ -15,6 +15,7 @@ pub(crate) struct Graph {
     pub(crate) aux_hidden_state_layers: Vec<usize>,
     pub(crate) config_only: Option<bool>,
     pub(crate) fuse_mlp_gate_up: Option<bool>,
+    pub(crate) fuse_qk_norm_gqa: Option<bool>,
     pub(crate) fuse_qkv: Option<bool>,
     pub(crate) disable_qkv_fusion: Option<bool>,
 }
@@ -108,6 +109,15 @@ pub(super) const ROWS: &[Row] = &[
         "",
         "Whether one product `qkv_proj` makes q, k and v; otherwise `q_proj`, `k_proj` and `v_proj` make one each, and \
          attention takes them apart."
+    ),
+    switch!(
+        fuse_qk_norm_gqa,
+        "false",
+        "cuda and webgpu, models with RMS norms of each head before the rotation (Qwen3, Gemma 3)",
+        "Whether attention norms the heads of q and k itself, by inputs of GroupQueryAttention for their weights; \
+         otherwise nodes before it do. onnxruntime-genai's builder has it on. Here it is off: the CPU's kernel refuses \
+         such packages, so that `run` and `validate` cannot look at them, and those for cuda were never run. Those for \
+         webgpu were, on ONNX Runtime 1.30, with the logits that they have without."
     ),
     switch!(
         fuse_mlp_gate_up,

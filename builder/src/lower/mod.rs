@@ -140,6 +140,7 @@ impl Lowering<'_> {
         if self.settings.takes_lengths_of_mask() {
             self.check_recorded()?;
         }
+        self.check_norms_inside()?;
         let lengths = self.lengths(attention_mask)?;
         self.alibi_bias(tokens, &lengths)?;
         self.block_biases(tokens, &lengths)?;

@@ -5,7 +5,7 @@ mod layout;
 mod standard;
 
 pub use contrib::{
-    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding, Rotation,
+    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, HeadNorms, MatMulNBits, RotaryEmbedding, Rotation,
     SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
 pub use layout::{
