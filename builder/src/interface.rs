@@ -1,12 +1,11 @@
 //! What a package's graph takes and gives: the whole model, unless a part of it is left out or more is asked of it.
 
 use genai_architectures::DecoderSpec;
-use serde::Serialize;
 
 use crate::{Error, Result};
 
 /// [`Interface::default`] is the whole model: `input_ids` to `logits`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interface {
     /// How many layers, counted from the first; all of them where `None`.
     pub layers: Option<usize>,
@@ -22,8 +21,7 @@ pub struct Interface {
 }
 
 /// Which logits a graph gives.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Logits {
     /// `[batch, sequence, vocab]`
     #[default]

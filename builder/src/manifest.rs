@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Fusion, Interface, Operators, Plan, Request, Result,
+    Error, Fusion, Interface, Logits, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Rows, Sink},
@@ -96,15 +96,33 @@ struct Options {
     shared_embeddings: Option<bool>,
     /// Where it is not the whole model.
     #[serde(skip_serializing_if = "Option::is_none")]
-    interface: Option<Interface>,
+    interface: Option<Ends>,
     /// Where it is not what the target has.
     #[serde(skip_serializing_if = "Option::is_none")]
-    fusion: Option<Fusion>,
+    fusion: Option<Fused>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     config_only: bool,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
+}
+
+/// An [`Interface`].
+#[derive(Debug, Serialize)]
+struct Ends {
+    layers: Option<usize>,
+    inputs_embeds: bool,
+    logits: &'static str,
+    hidden_states: bool,
+    aux_hidden_states: Vec<usize>,
+}
+
+/// A [`Fusion`].
+#[derive(Debug, Serialize)]
+struct Fused {
+    qkv: bool,
+    head_norms: bool,
+    gate_up: bool,
 }
 
 /// What became of every tensor of the checkpoint.
@@ -190,8 +208,8 @@ impl Manifest {
                 matmul_mixed_precision: recipe.rules().iter().filter_map(mixed).collect(),
                 nodes_to_exclude: recipe.rules().iter().filter_map(excluded).collect(),
                 shared_embeddings: recipe.shared_embeddings(),
-                interface: Some(&settings.interface).filter(|interface| **interface != Interface::default()).cloned(),
-                fusion: Some(settings.fusion).filter(|fusion| *fusion != Fusion::of(settings.attention)),
+                interface: (settings.interface != Interface::default()).then(|| Ends::of(&settings.interface)),
+                fusion: (settings.fusion != Fusion::of(settings.attention)).then(|| Fused::of(settings.fusion)),
                 config_only: request.config_only,
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
@@ -252,6 +270,24 @@ fn excluded(rule: &Rule) -> Option<String> {
     match &rule.matrices {
         Matrices::Node(node) => Some(node.clone()),
         Matrices::Selected(_) => None,
+    }
+}
+
+impl Ends {
+    fn of(interface: &Interface) -> Self {
+        let Interface { layers, inputs_embeds, logits, hidden_states, aux_hidden_states } = interface.clone();
+        let logits = match logits {
+            Logits::All => "all",
+            Logits::Last => "last",
+            Logits::None => "none",
+        };
+        Self { layers, inputs_embeds, logits, hidden_states, aux_hidden_states }
+    }
+}
+
+impl Fused {
+    fn of(Fusion { qkv, head_norms, gate_up }: Fusion) -> Self {
+        Self { qkv, head_norms, gate_up }
     }
 }
 

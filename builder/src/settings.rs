@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use genai_architectures::{DecoderSpec, Layer, Mlp};
-use serde::Serialize;
 
 use crate::{
     Error, Interface, Precision, Recipe, Result, Target,
@@ -32,7 +31,7 @@ pub struct Settings {
 }
 
 /// What is computed together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fusion {
     /// One product makes q, k and v.
     pub qkv: bool,

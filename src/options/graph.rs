@@ -54,7 +54,7 @@ pub(super) const ROWS: &[Row] = &[
         "false",
         "models whose layers look up no token ids of their own",
         "The graph takes `inputs_embeds` `[batch, sequence, hidden]` in the dtype of activations in place of \
-         `input_ids`: rows of the embedding table, times the model's factor on them where it has one (Gemma, Granite). \
+         `input_ids`: rows of the embedding table, times the model's factor on them where it has one. \
          Learned positions and a norm of the embedding stay in the graph. The table is left out unless the head shares \
          it. onnxruntime-genai feeds such a graph only as a part of a larger model."
     ),
@@ -113,7 +113,7 @@ pub(super) const ROWS: &[Row] = &[
     switch!(
         fuse_qk_norm_gqa,
         "false",
-        "cuda and webgpu, models with RMS norms of each head before the rotation (Qwen3, Gemma 3)",
+        "cuda and webgpu, models with RMS norms of each head before the rotation",
         "Whether attention norms the heads of q and k itself, by inputs of GroupQueryAttention for their weights; \
          otherwise nodes before it do. onnxruntime-genai's builder has it on. Here it is off: the CPU's kernel refuses \
          such packages, so that `run` and `validate` cannot look at them, and those for cuda were never run. Those for \

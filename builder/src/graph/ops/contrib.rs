@@ -285,7 +285,7 @@ impl Op for GroupQueryAttention {
     const DOMAIN: &'static str = MICROSOFT;
 
     fn inputs(&self) -> Vec<Option<Value>> {
-        vec![
+        let mut inputs = vec![
             Some(self.query),
             self.key_value.map(|(key, _)| key),
             self.key_value.map(|(_, value)| value),
@@ -297,12 +297,11 @@ impl Op for GroupQueryAttention {
             self.rotation.map(|rotation| rotation.sin),
             None,
             self.attention_bias,
-            None,
-            None,
-            None,
-            self.head_norms.map(|norms| norms.q),
-            self.head_norms.map(|norms| norms.k),
-        ]
+        ];
+        if let Some(norms) = &self.head_norms {
+            inputs.extend([None, None, None, Some(norms.q), Some(norms.k)]);
+        }
+        inputs
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
