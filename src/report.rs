@@ -57,7 +57,9 @@ pub(crate) struct PackageReport {
     output: String,
     files: Vec<FileReport>,
     bytes: u64,
-    bits_per_weight: f64,
+    /// Absent where there are no weights.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bits_per_weight: Option<f64>,
     tensors: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     parity: Option<ParityReport>,
@@ -91,14 +93,15 @@ impl PackageReport {
         validation: Option<(ParityReport, Continuation)>,
     ) -> Self {
         let (parity, continuation) = validation.unzip();
+        let has_weights = report.files.iter().any(|(name, _)| *name == report.plan.data_file);
         Self {
             precision: wanted.precision.name(),
             execution_provider: wanted.target.provider,
             output: output.display().to_string(),
             files: report.files.iter().map(|(name, bytes)| FileReport { name: name.clone(), bytes: *bytes }).collect(),
             bytes: report.files.iter().map(|(_, bytes)| bytes).sum(),
-            bits_per_weight: report.plan.bits_per_weight(),
-            tensors: report.plan.tensors.len(),
+            bits_per_weight: has_weights.then(|| report.plan.bits_per_weight()),
+            tensors: if has_weights { report.plan.tensors.len() } else { 0 },
             parity,
             continuation,
         }
@@ -137,13 +140,11 @@ impl BuildReport {
                 Packages::One(_) => format!(" {took}"),
                 Packages::Several { .. } => String::new(),
             };
-            let _ = writeln!(
-                text,
-                "  {:>10}  in all, {:.2} bits per weight; {} tensors{took}",
-                bytes(package.bytes),
-                package.bits_per_weight,
-                package.tensors,
-            );
+            let weights = match package.bits_per_weight {
+                Some(bits) => format!("{bits:.2} bits per weight; {} tensors", package.tensors),
+                None => "no weights".to_owned(),
+            };
+            let _ = writeln!(text, "  {:>10}  in all, {weights}{took}", bytes(package.bytes));
             if let Some(parity) = &package.parity {
                 let _ = write!(text, "{parity}");
             }

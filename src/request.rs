@@ -3,8 +3,10 @@
 use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
-    Adaptation, DEFAULT_BLOCK_SIZE, Matrices, Precision, Recipe, Request, RuntimeConfig, Settings, Target,
-    materialize::Limits, target::MatrixForm,
+    Adaptation, DEFAULT_BLOCK_SIZE, Interface, Logits, Matrices, Precision, Recipe, Request, RuntimeConfig, Settings,
+    Target,
+    materialize::Limits,
+    target::{AttentionForm, MatrixForm},
 };
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{Method, Simd};
@@ -74,6 +76,7 @@ pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
     }
     let requests = all.into_iter().map(|settings| Request {
         settings,
+        config_only: options.graph.config_only.unwrap_or(false),
         filename: options.source.filename.clone().unwrap_or_else(|| "model.onnx".to_owned()),
         allow_unused: args.allow_unused.clone(),
         hash_inputs: args.hash_inputs,
@@ -172,7 +175,37 @@ fn graph(settings: &mut Settings, given: &Graph) -> Result<(), Failure> {
         (None, Some(disable)) => !disable,
         (None, None) => settings.fusion.qkv,
     };
+    if let Some(inside) = given.fuse_qk_norm_gqa {
+        if !matches!(settings.attention, AttentionForm::GroupQuery { norms_heads: true, .. }) {
+            let here = format!("-p {} -e {}", settings.precision.name(), settings.target.provider);
+            return Err(meaningless("fuse_qk_norm_gqa", &here).with_hint("its attention has no norms of heads"));
+        }
+        settings.fusion.head_norms = inside;
+    }
+    settings.fusion.gate_up = given.fuse_mlp_gate_up.unwrap_or(false);
+    settings.interface = interface(given)?;
     Ok(())
+}
+
+fn interface(given: &Graph) -> Result<Interface, Failure> {
+    let asked = |option: Option<bool>| option.unwrap_or(false);
+    let without_head = asked(given.exclude_lm_head);
+    let of_head = [("include_hidden_states", given.include_hidden_states), ("prune_lm_head", given.prune_lm_head)];
+    if let Some((key, _)) = of_head.iter().find(|(_, option)| without_head && asked(*option)) {
+        return Err(Failure::usage(format!("extra options exclude_lm_head and {key} are both true"))
+            .with_hint("without its head a model gives hidden_states and no logits"));
+    }
+    Ok(Interface {
+        layers: given.num_hidden_layers,
+        inputs_embeds: asked(given.exclude_embeds),
+        logits: match (without_head, asked(given.prune_lm_head)) {
+            (true, _) => Logits::None,
+            (false, true) => Logits::Last,
+            (false, false) => Logits::All,
+        },
+        hidden_states: without_head || asked(given.include_hidden_states),
+        aux_hidden_states: given.aux_hidden_state_layers.clone(),
+    })
 }
 
 /// How matrices are stored.

@@ -47,6 +47,7 @@ fn request(precision: Precision) -> Request {
     Request {
         settings: Settings::of(target, precision).unwrap(),
         filename: "model.onnx".to_owned(),
+        config_only: false,
         allow_unused: Vec::new(),
         hash_inputs: false,
         runtime_config: RuntimeConfig::default(),

@@ -110,6 +110,7 @@ fn request(precision: Precision, provider: &str) -> Request {
     Request {
         settings,
         filename: "model.onnx".to_owned(),
+        config_only: false,
         allow_unused: Vec::new(),
         hash_inputs: false,
         runtime_config: RuntimeConfig::default(),

@@ -245,6 +245,7 @@ fn a_plan_tells_the_sizes_of_each_package() -> Outcome {
 fn build_two(outputs: &[PathBuf; 2], disk: &Disk) -> Result<(), Error> {
     let request = |precision| Request {
         settings: Settings::of(Target::find("cpu").unwrap(), precision).unwrap(),
+        config_only: false,
         filename: "model.onnx".to_owned(),
         allow_unused: Vec::new(),
         hash_inputs: false,

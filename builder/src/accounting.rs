@@ -1,5 +1,7 @@
 //! Do the tensors of a checkpoint match the plan, one to one? Asked of the headers, before any weight is read.
 
+use std::collections::BTreeMap;
+
 use genai_architectures::DecoderSpec;
 use genai_checkpoint::{Checkpoint, Dtype, Tensor};
 
@@ -17,21 +19,24 @@ pub(crate) struct Copy {
 pub(crate) struct Accounting {
     /// Stored copies whose equality the data must show.
     pub(crate) copies: Vec<Copy>,
-    /// Names in the file of tensors that are no part of the model: those that its family knows and those that the
-    /// user allowed, by the pattern that did.
+    /// Names in the file of tensors of the model that the package leaves out.
+    pub(crate) left_out: Vec<String>,
+    /// Of tensors that are no part of the model: those that its family knows and those that the user allowed, by the
+    /// pattern that did.
     pub(crate) known: Vec<String>,
     pub(crate) allowed: Vec<(String, String)>,
 }
 
 /// Checks that every tensor that the plan reads is there in the right shape and a float dtype, and that nothing is left
-/// over but what matches a pattern of `allow_unused`, in which `*` stands for anything. And that the jobs fill every
-/// stretch of the data file.
+/// over but what the whole model reads, and what matches a pattern of `allow_unused`, in which `*` stands for anything.
+/// And that the jobs fill every stretch of the data file.
 ///
 /// # Errors
 /// All problems at once.
 pub(crate) fn account(
     plan: &Plan,
     spec: &DecoderSpec,
+    whole: &BTreeMap<String, Vec<u64>>,
     checkpoint: &Checkpoint,
     allow_unused: &[String],
 ) -> Result<Accounting> {
@@ -50,7 +55,9 @@ pub(crate) fn account(
         if plan.tensors.contains_key(&tensor.name) || spec.constants.iter().any(|(name, _)| *name == tensor.name) {
             continue;
         }
-        if spec.unused_tensors.iter().any(|pattern| pattern.matches(&tensor.name)) {
+        if whole.contains_key(&tensor.name) {
+            accounting.left_out.push(stored.to_owned());
+        } else if spec.unused_tensors.iter().any(|pattern| pattern.matches(&tensor.name)) {
             accounting.known.push(stored.to_owned());
         } else if let Some((copy, original)) = spec.copies.iter().find(|(copy, _)| *copy == tensor.name) {
             accounting.copies.push(Copy { copy: copy.clone(), original: original.clone() });

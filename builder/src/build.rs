@@ -1,13 +1,13 @@
 //! The pipeline, from a request to a package.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use genai_architectures::{Config, DecoderSpec, describe};
 use genai_checkpoint::Checkpoint;
 use serde_json::Value;
 
 use crate::{
-    Error, Output, Plan, Result, RuntimeConfig, Settings,
+    Error, Interface, Output, Plan, Result, RuntimeConfig, Settings,
     accounting::{Accounting, account},
     genai_config::{GenaiConfig, Sources},
     lower_with_adapters,
@@ -23,6 +23,8 @@ pub struct Request {
     pub settings: Settings,
     /// Name of the graph's file, without folders; the data file is called the same with `.data` added.
     pub filename: String,
+    /// The package is to hold no model: only what the runtime and its clients read beside one.
+    pub config_only: bool,
     /// Names of tensors that may be left out, with `*` for any text.
     pub allow_unused: Vec<String>,
     /// Whether weight files are hashed for the manifest where the Hub cache does not tell their hashes.
@@ -52,8 +54,8 @@ pub struct Report {
 /// # Errors
 /// What makes the build impossible: an unsupported model, or tensors that do not fit the config.
 pub fn plan(checkpoint: &Checkpoint, requests: &[Request]) -> Result<(DecoderSpec, Vec<Plan>)> {
-    let Planned { spec, plans, .. } = planned(checkpoint, requests.iter())?;
-    Ok((spec, plans.into_iter().map(|(plan, _)| plan).collect()))
+    let Planned { spec, parts, .. } = planned(checkpoint, requests.iter())?;
+    Ok((spec, parts.into_iter().map(|part| part.plan).collect()))
 }
 
 /// Builds packages beside their places, which were claimed on one disk, reading each weight once for all of them.
@@ -70,43 +72,49 @@ pub fn build(
     progress: &(dyn Fn(u64, u64) + Sync),
 ) -> Result<(DecoderSpec, Vec<Built>)> {
     let (requests, outputs): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
-    let Planned { checkpoint, spec, plans } = planned(checkpoint, requests.iter().copied())?;
+    let Planned { checkpoint, spec, parts } = planned(checkpoint, requests.iter().copied())?;
     let sidecars = Sidecars::read(&checkpoint, spec.context_length)?;
     let sources = Sources {
         config: checkpoint.config(),
         generation_config: checkpoint.generation_config(),
         tokenizer: &sidecars.facts,
     };
-    let mut packages = Vec::with_capacity(plans.len());
-    for (request, (plan, accounting)) in requests.iter().copied().zip(plans) {
+    let mut packages = Vec::with_capacity(parts.len());
+    for (request, Part { spec, plan, accounting }) in requests.iter().copied().zip(parts) {
         let positions = plan.graph.inputs.iter().any(|input| plan.graph.name(*input) == "position_ids");
         let genai_config = GenaiConfig::new(&spec, &request.settings, &request.filename, positions, &sources)?;
         let genai_config = genai_config.to_json(&request.settings, &request.runtime_config)?;
-        let model = plan.model_bytes();
-        packages.push(Started { request, plan, accounting, model, genai_config });
+        let model = if request.config_only { None } else { Some(plan.model_bytes()) };
+        packages.push(Started { request, spec, plan, accounting, model, genai_config });
     }
 
-    let mut copies: Vec<_> = packages.iter().flat_map(|package| &package.accounting.copies).collect();
+    let with_model = packages.iter().filter(|package| package.model.is_some());
+    let mut copies: Vec<_> = with_model.clone().flat_map(|package| &package.accounting.copies).collect();
     copies.sort();
     copies.dedup();
     check_copies(&copies, &checkpoint)?;
-    check_constants(&spec.constants, &checkpoint)?;
+    if with_model.count() > 0 {
+        check_constants(&spec.constants, &checkpoint)?;
+    }
     let inputs = inputs(&checkpoint, &sidecars.inputs, requests.iter().any(|request| request.hash_inputs))?;
     let mut staged = Vec::with_capacity(packages.len());
     for (package, output) in packages.iter().zip(outputs) {
-        let besides = sidecars.bytes() + (package.model.len() + package.genai_config.len()) as u64;
-        let output = output.stage(package.plan.all_data_bytes() + besides)?;
-        let mut files = vec![output.create(&package.plan.data_file, package.plan.data_bytes)?];
-        for adapter in &package.plan.adapters {
-            let file = output.create(&adapter.data.data_file, adapter.data.data_bytes)?;
-            adapter.frame().iter().try_for_each(|(offset, bytes)| file.write_at(bytes, *offset))?;
-            files.push(file);
+        let model = package.model.as_ref().map_or(0, |model| package.plan.all_data_bytes() + model.len() as u64);
+        let output = output.stage(model + sidecars.bytes() + package.genai_config.len() as u64)?;
+        let mut files = Vec::new();
+        if package.model.is_some() {
+            files.push(output.create(&package.plan.data_file, package.plan.data_bytes)?);
+            for adapter in &package.plan.adapters {
+                let file = output.create(&adapter.data.data_file, adapter.data.data_bytes)?;
+                adapter.frame().iter().try_for_each(|(offset, bytes)| file.write_at(bytes, *offset))?;
+                files.push(file);
+            }
         }
         staged.push((output, files));
     }
-    let total = packages.iter().map(|package| package.plan.all_data_bytes()).sum();
     let filled = packages.iter().zip(&staged).flat_map(|(package, (_, files))| package.plan.with_adapters().zip(files));
     let filled: Vec<Package> = filled.map(|(plan, file)| Package { plan, file }).collect();
+    let total = filled.iter().map(|package| package.plan.data_bytes).sum();
     materialize(&filled, &checkpoint, limits, &|done| progress(done, total))?;
     // Stretches between initializers are nobody's work.
     progress(total, total);
@@ -118,8 +126,10 @@ pub fn build(
     checkpoint.verify_unchanged()?;
     let mut built = Vec::with_capacity(packages.len());
     for (package, (mut output, _)) in packages.into_iter().zip(staged) {
-        let Started { request, plan, accounting, model, genai_config } = package;
-        output.write(&request.filename, &model)?;
+        let Started { request, spec, plan, accounting, model, genai_config } = package;
+        if let Some(model) = model {
+            output.write(&request.filename, &model)?;
+        }
         sidecars.write(&mut output)?;
         output.write(LAST, genai_config.as_bytes())?;
         let manifest = Manifest::new(&spec, &plan, accounting, request, &checkpoint, inputs.clone());
@@ -156,9 +166,11 @@ pub fn commit(packages: Vec<(Built, Option<Value>)>) -> (Vec<Report>, Result<()>
 /// A package of which no weight is read yet.
 struct Started<'a> {
     request: &'a Request,
+    spec: DecoderSpec,
     plan: Plan,
     accounting: Accounting,
-    model: Vec<u8>,
+    /// The graph's file; `None` where the package is to hold no model.
+    model: Option<Vec<u8>>,
     genai_config: String,
 }
 
@@ -166,22 +178,41 @@ struct Planned {
     /// Its tensors under the names of the spec.
     checkpoint: Checkpoint,
     spec: DecoderSpec,
-    /// A plan for each request, and what becomes of the tensors that it does not read.
-    plans: Vec<(Plan, Accounting)>,
+    /// For each request.
+    parts: Vec<Part>,
+}
+
+/// What a package has of the model.
+struct Part {
+    spec: DecoderSpec,
+    plan: Plan,
+    /// What becomes of the tensors that the plan does not read.
+    accounting: Accounting,
 }
 
 fn planned<'a>(checkpoint: &Checkpoint, requests: impl Iterator<Item = &'a Request>) -> Result<Planned> {
     refuse_quantized(checkpoint)?;
     let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
     let checkpoint = checkpoint.renamed(|stored| spec.name_of(stored))?;
-    let plan = |request: &Request| {
-        let data_file = format!("{}.data", request.filename);
-        let plan = lower_with_adapters(&spec, checkpoint.adapters(), &request.settings, &data_file)?;
-        let accounting = account(&plan, &spec, &checkpoint, &request.allow_unused)?;
-        Ok((plan, accounting))
+    let parts = requests.map(|request| part(&spec, request, &checkpoint)).collect::<Result<_>>()?;
+    Ok(Planned { checkpoint, spec, parts })
+}
+
+fn part(whole: &DecoderSpec, request: &Request, checkpoint: &Checkpoint) -> Result<Part> {
+    let (settings, data_file) = (&request.settings, format!("{}.data", request.filename));
+    let spec = settings.interface.applied(whole.clone())?;
+    settings.fusion.check(&spec)?;
+    let plan = lower_with_adapters(&spec, checkpoint.adapters(), settings, &data_file)?;
+    // What the whole model reads and this package does not is left out by its interface, and no stranger.
+    let left_out = if settings.interface == Interface::default() {
+        BTreeMap::new()
+    } else {
+        let mut settings = settings.clone();
+        settings.interface = Interface::default();
+        lower_with_adapters(whole, &[], &settings, &data_file)?.tensors
     };
-    let plans = requests.map(plan).collect::<Result<_>>()?;
-    Ok(Planned { checkpoint, spec, plans })
+    let accounting = account(&plan, &spec, &left_out, checkpoint, &request.allow_unused)?;
+    Ok(Part { spec, plan, accounting })
 }
 
 /// Weights that are quantized already need a reader of their format.

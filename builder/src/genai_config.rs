@@ -9,7 +9,7 @@ use genai_architectures::{DecoderSpec, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Error, Result, RuntimeConfig, Settings, sidecar::TokenizerFacts};
+use crate::{Error, Logits, Result, RuntimeConfig, Settings, sidecar::TokenizerFacts};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct GenaiConfig {
@@ -100,14 +100,24 @@ impl GenaiConfig {
             attention.key_value.is_own()
         };
         let num_caches = spec.layers.iter().filter(has_cache).count();
+        let interface = &settings.interface;
+        let tokens = if interface.inputs_embeds { "inputs_embeds" } else { "input_ids" };
         let mut inputs = BTreeMap::from([
-            ("input_ids", "input_ids"),
+            (tokens, tokens),
             ("attention_mask", "attention_mask"),
             ("past_key_names", "past_key_values.%d.key"),
             ("past_value_names", "past_key_values.%d.value"),
         ]);
         if positions {
             inputs.insert("position_ids", "position_ids");
+        }
+        let mut outputs =
+            BTreeMap::from([("present_key_names", "present.%d.key"), ("present_value_names", "present.%d.value")]);
+        for (name, given) in [("logits", interface.logits != Logits::None), ("hidden_states", interface.hidden_states)]
+        {
+            if given {
+                outputs.insert(name, name);
+            }
         }
         let eos = sources.eos(spec.vocab_size)?;
         Ok(Self {
@@ -124,11 +134,7 @@ impl GenaiConfig {
                     head_size: settings.attention.padded_head_dim(attention.head_dim),
                     hidden_size: spec.hidden_size,
                     inputs,
-                    outputs: BTreeMap::from([
-                        ("logits", "logits"),
-                        ("present_key_names", "present.%d.key"),
-                        ("present_value_names", "present.%d.value"),
-                    ]),
+                    outputs,
                     num_attention_heads: attention.num_heads,
                     num_hidden_layers: num_caches,
                     num_key_value_heads: attention.num_kv_heads,

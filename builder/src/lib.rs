@@ -25,6 +25,7 @@ mod digest;
 mod error;
 mod genai_config;
 pub mod graph;
+mod interface;
 mod lower;
 mod manifest;
 pub mod materialize;
@@ -39,6 +40,7 @@ pub mod target;
 
 pub use build::{Built, Report, Request, build, commit, plan};
 pub use error::{Error, ErrorKind, Result};
+pub use interface::{Interface, Logits};
 pub use lower::{lower, lower_with_adapters};
 pub use output::{Disk, Interrupt, Output};
 pub use plan::Plan;

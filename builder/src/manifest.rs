@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Operators, Plan, Request, Result,
+    Error, Fusion, Interface, Logits, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Sink},
@@ -94,12 +94,38 @@ struct Options {
     nodes_to_exclude: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared_embeddings: Option<bool>,
+    /// Where it is not the whole model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<Ends>,
+    /// Where it is not what the target has.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fusion: Option<Fused>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    config_only: bool,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
     /// LoRA adapters by name, and what became of them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     adapters: BTreeMap<String, &'static str>,
+}
+
+/// An [`Interface`].
+#[derive(Debug, Serialize)]
+struct Ends {
+    layers: Option<usize>,
+    inputs_embeds: bool,
+    logits: &'static str,
+    hidden_states: bool,
+    aux_hidden_states: Vec<usize>,
+}
+
+/// A [`Fusion`].
+#[derive(Debug, Serialize)]
+struct Fused {
+    qkv: bool,
+    head_norms: bool,
+    gate_up: bool,
 }
 
 /// What became of every tensor of the checkpoint.
@@ -110,6 +136,9 @@ struct Counts {
     used: usize,
     /// Of the same bytes as another that is used.
     copies: Vec<String>,
+    /// Of the model and not of the package, whose interface leaves them out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<String>,
     /// No part of the model, as its family knows.
     not_of_the_model: Vec<String>,
     /// Left out since `--allow-unused` said so, by the pattern.
@@ -182,6 +211,9 @@ impl Manifest {
                 matmul_mixed_precision: recipe.rules().iter().filter_map(mixed).collect(),
                 nodes_to_exclude: recipe.rules().iter().filter_map(excluded).collect(),
                 shared_embeddings: recipe.shared_embeddings(),
+                interface: (settings.interface != Interface::default()).then(|| Ends::of(&settings.interface)),
+                fusion: (settings.fusion != Fusion::of(settings.attention)).then(|| Fused::of(settings.fusion)),
+                config_only: request.config_only,
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
                 adapters: checkpoint
@@ -192,12 +224,16 @@ impl Manifest {
             },
             accounting: Counts {
                 tensors: checkpoint.tensors().len(),
-                used: plan.tensors.len(),
+                used: if request.config_only { 0 } else { plan.tensors.len() },
                 copies: accounting.copies.into_iter().map(|copy| stored_name(checkpoint, &copy.copy)).collect(),
+                left_out: accounting.left_out,
                 not_of_the_model: accounting.known,
                 allowed_unused: accounting.allowed.into_iter().collect(),
             },
-            weights: plan.all_jobs().map(|job| Weight::of(job, checkpoint)).collect(),
+            weights: match request.config_only {
+                true => Vec::new(),
+                false => plan.all_jobs().map(|job| Weight::of(job, checkpoint)).collect(),
+            },
             parity: None,
             files: Vec::new(),
         }
@@ -237,6 +273,24 @@ fn mixed(rule: &Rule) -> Option<String> {
 
 fn excluded(rule: &Rule) -> Option<String> {
     rule.scheme.is_none().then(|| rule.matrices.name().to_owned())
+}
+
+impl Ends {
+    fn of(interface: &Interface) -> Self {
+        let Interface { layers, inputs_embeds, logits, hidden_states, aux_hidden_states } = interface.clone();
+        let logits = match logits {
+            Logits::All => "all",
+            Logits::Last => "last",
+            Logits::None => "none",
+        };
+        Self { layers, inputs_embeds, logits, hidden_states, aux_hidden_states }
+    }
+}
+
+impl Fused {
+    fn of(Fusion { qkv, head_norms, gate_up }: Fusion) -> Self {
+        Self { qkv, head_norms, gate_up }
+    }
 }
 
 impl Weight {

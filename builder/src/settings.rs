@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use genai_architectures::{DecoderSpec, Layer, Mlp};
+
 use crate::{
-    Precision, Recipe, Result, Target,
+    Error, Interface, Precision, Recipe, Result, Target,
     graph::Dtype,
     target::{AttentionForm, Form, MatrixForm},
 };
@@ -24,6 +26,7 @@ pub struct Settings {
     pub attention: AttentionForm,
     pub form: Form,
     pub fusion: Fusion,
+    pub interface: Interface,
     pub session: Session,
     pub adaptation: Adaptation,
 }
@@ -42,6 +45,10 @@ pub enum Adaptation {
 pub struct Fusion {
     /// One product makes q, k and v.
     pub qkv: bool,
+    /// Attention norms the heads of q and k itself.
+    pub head_norms: bool,
+    /// One product makes the gate of an MLP and what it gates.
+    pub gate_up: bool,
 }
 
 /// What a session of the runtime is opened with.
@@ -86,17 +93,43 @@ impl Settings {
             },
             attention: cell.attention,
             form: target.form,
-            fusion: Fusion {
-                qkv: match cell.attention {
-                    AttentionForm::GroupQuery { packed, .. } => packed,
-                    AttentionForm::Standard => true,
-                },
-            },
+            fusion: Fusion::of(cell.attention),
+            interface: Interface::default(),
             session: Session {
                 capture: target.capture.as_ref().map(|capture| capture.default),
                 entries: BTreeMap::new(),
             },
             adaptation: Adaptation::BakedIn,
         })
+    }
+}
+
+impl Fusion {
+    /// What is computed together without further wishes.
+    pub(crate) fn of(attention: AttentionForm) -> Self {
+        Self {
+            qkv: match attention {
+                AttentionForm::GroupQuery { packed, .. } => packed,
+                AttentionForm::Standard => true,
+            },
+            head_norms: false,
+            gate_up: false,
+        }
+    }
+
+    /// # Errors
+    /// `Unsupported` where the model has nothing to be computed together.
+    pub(crate) fn check(self, spec: &DecoderSpec) -> Result<()> {
+        let gated = |layer: &Layer| matches!(layer.mlp, Mlp::Gated { .. });
+        if self.gate_up && !spec.layers.iter().any(gated) {
+            return Err(Error::Unsupported {
+                what: format!(
+                    "fuse_mlp_gate_up is true: {} has no gate beside the other half of its MLP",
+                    spec.architecture
+                ),
+                hint: "leave fuse_mlp_gate_up out".to_owned(),
+            });
+        }
+        Ok(())
     }
 }

@@ -54,6 +54,8 @@ pub enum AttentionForm {
         rotates: Option<usize>,
         /// It takes heads whose dimension is a multiple of this; others are padded with zeros.
         head_multiple: usize,
+        /// Whether it can norm the heads of q and k itself.
+        norms_heads: bool,
     },
     /// Standard operators alone. The cache grows by a `Concat`.
     Standard,
@@ -92,10 +94,14 @@ pub struct Capture {
     pub lengths_of_mask: bool,
 }
 
-const GROUP_QUERY: AttentionForm = AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8 };
+const GROUP_QUERY: AttentionForm =
+    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, norms_heads: false };
+/// The same where it can norm heads.
+const GROUP_QUERY_AND_NORMS: AttentionForm =
+    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, norms_heads: true };
 /// The same where it takes q, k and v apart and rotates none.
 const GROUP_QUERY_OF_ROTATED: AttentionForm =
-    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8 };
+    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8, norms_heads: false };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
 
 /// A cell of the table.
@@ -146,10 +152,10 @@ pub const TARGETS: &[Target] = &[
         cells: &[
             // Its fused attention takes no fp32.
             cell(Precision::Fp32, Dtype::F32, AttentionForm::Standard, FP32),
-            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
-            cell(Precision::Bf16, Dtype::Bf16, GROUP_QUERY, BF16),
-            cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
-            cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY_AND_NORMS, FP16),
+            cell(Precision::Bf16, Dtype::Bf16, GROUP_QUERY_AND_NORMS, BF16),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
         accuracy_level: 0,
@@ -187,10 +193,10 @@ pub const TARGETS: &[Target] = &[
         provider: "webgpu",
         aliases: &[],
         cells: &[
-            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY, FP32),
-            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
-            cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
-            cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY_AND_NORMS, FP32),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY_AND_NORMS, FP16),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
         accuracy_level: 4,
@@ -400,7 +406,7 @@ mod tests {
                 cell(
                     Precision::Fp16,
                     Dtype::F16,
-                    AttentionForm::GroupQuery { packed: true, rotates: Some(12), head_multiple: 8 },
+                    AttentionForm::GroupQuery { packed: true, rotates: Some(12), head_multiple: 8, norms_heads: false },
                     None,
                 )
                 .or("use", Dtype::F16),

@@ -3,7 +3,7 @@ use std::{
     time::Instant,
 };
 
-use genai_builder::{Built, Disk, Interrupt, Output};
+use genai_builder::{Built, Disk, Interrupt, Logits, Output, Request};
 use genai_validate::{ParityReport, Verdict};
 use serde_json::{Map, Value, json};
 
@@ -22,6 +22,9 @@ pub(crate) fn run(args: &BuildArgs) -> Result<(), Failure> {
     let started = Instant::now();
     // What was typed is looked at before any file is, and the places of the outputs before any weight is fetched or read.
     let Resolved { wanted, requests, limits, token, adapters } = request::resolve(&args.target)?;
+    if args.validate {
+        requests.iter().try_for_each(check_runs)?;
+    }
     let folders = targets::folders(&args.target, &wanted, args.output.as_deref())?;
     let interrupt = Interrupt::default();
     signals::interrupt_on_signals(interrupt.clone());
@@ -81,6 +84,23 @@ fn partly(mut failure: Failure, done: &[PathBuf]) -> Failure {
         failure.message.push_str(&format!("; in place are {}, the other outputs are as they were", done.join(", ")));
     }
     failure
+}
+
+/// Refuses to validate what will not run from token ids to logits.
+fn check_runs(request: &Request) -> Result<(), Failure> {
+    let interface = &request.settings.interface;
+    let lacks = [
+        ("config_only", request.config_only),
+        ("exclude_embeds", interface.inputs_embeds),
+        ("exclude_lm_head", interface.logits == Logits::None),
+    ];
+    match lacks.iter().find(|(_, lacking)| *lacking) {
+        Some((key, _)) => {
+            Err(Failure::usage(format!("--validate needs a whole model, and extra option {key} is true"))
+                .with_hint("leave one of the two out"))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Parity as the manifest keeps it. Figures have three digits: the others differ from machine to machine.

@@ -7,14 +7,16 @@
 //! x ─► q_proj, k_proj, v_proj ─► (Clip) ─► heads ─► …   where the three are not one product
 //! ```
 
-use genai_architectures::{Attention, KeyValue, Linear, NormOrder, Position, RopeLayout};
+use genai_architectures::{
+    Attention, HeadNorm, KeyValue, Linear, Mixer, Norm, NormKind, NormOrder, NormSpan, NormWeight, Position, RopeLayout,
+};
 
 use super::{Lowering, mask::Lengths};
 use crate::{
     Error, Result, Role,
     graph::{
         Value,
-        ops::{Clip, GroupQueryAttention, Rotation},
+        ops::{Clip, GroupQueryAttention, HeadNorms, Rotation},
     },
     target::AttentionForm,
 };
@@ -36,7 +38,7 @@ impl Lowering<'_> {
         if projected.1.is_none() && self.takes_heads_apart(index, attention) {
             projected = self.split_heads(path, attention, projected.0)?;
         }
-        let (query, key_value) = self.heads(path, attention, projected, rotation)?;
+        let (query, key_value) = self.heads(index, path, attention, projected, rotation)?;
         let (key_value, past) = match (&attention.key_value, self.settings.attention) {
             (KeyValue::OfLayer(source), AttentionForm::GroupQuery { .. }) => (Some(self.keys_of(path, *source)?), past),
             (KeyValue::OfLayer(source), AttentionForm::Standard) => (None, self.present_of(path, *source)?),
@@ -50,7 +52,7 @@ impl Lowering<'_> {
                 self.standard_attention(path, attention, query, key_value, past, lengths.places)?
             }
             AttentionForm::GroupQuery { .. } => {
-                self.group_query_attention(path, attention, (query, key_value), past, rotation, lengths)?
+                self.group_query_attention((index, path), attention, (query, key_value), past, rotation, lengths)?
             }
         };
         self.presents.insert(index, present);
@@ -61,7 +63,7 @@ impl Lowering<'_> {
     /// Attention by the fused op; `past` and present are those of the layer's cache.
     fn group_query_attention(
         &mut self,
-        path: &str,
+        (index, path): (usize, &str),
         attention: &Attention,
         (query, key_value): (Value, Option<(Value, Value)>),
         past: (Value, Value),
@@ -78,6 +80,7 @@ impl Lowering<'_> {
             total_sequence_length: lengths.total_sequence_length,
             rotation: rotation.filter(|_| self.rotates_inside(attention)),
             attention_bias: self.attention_bias(attention, path)?,
+            head_norms: self.weights_inside(index, path, attention)?,
             num_heads,
             num_kv_heads,
             head_dim: self.cache_head_dim(attention),
@@ -170,15 +173,70 @@ impl Lowering<'_> {
     fn takes_heads_apart(&self, index: usize, attention: &Attention) -> bool {
         let rotates_outside = matches!(attention.position, Position::Rope(_)) && !self.rotates_inside(attention);
         let packed = matches!(self.settings.attention, AttentionForm::GroupQuery { packed: true, .. });
+        // Kernels that norm heads themselves refuse to where q, k and v are one value.
+        let normed = [&attention.q_norm, &attention.k_norm, &attention.v_norm].into_iter().any(Option::is_some);
         !packed
-            || attention.q_norm.is_some()
-            || attention.k_norm.is_some()
-            || attention.v_norm.is_some()
+            || normed
             || !matches!(attention.key_value, KeyValue::Own { .. })
             || self.spec.shares_keys(index)
             || attention.query_scaling.is_some()
             || rotates_outside
             || self.cache_head_dim(attention) != attention.head_dim
+    }
+
+    /// The norms of q and k that the attention op of layer `index` takes itself: of each head, by one weight for all,
+    /// before any rotation, and with nothing in between.
+    pub(super) fn norms_inside<'n>(&self, index: usize, attention: &'n Attention) -> Option<[&'n Norm; 2]> {
+        if !self.settings.fusion.head_norms {
+            return None;
+        }
+        let (Some(q), Some(k)) = (&attention.q_norm, &attention.k_norm) else { return None };
+        let plain = |norm: &HeadNorm| {
+            norm.span == NormSpan::Head
+                && norm.norm.kind == NormKind::Rms
+                && norm.norm.weight != NormWeight::None
+                && !norm.norm.bias
+        };
+        let fits = plain(q)
+            && plain(k)
+            && q.norm.eps == k.norm.eps
+            && attention.v_norm.is_none()
+            && matches!(attention.key_value, KeyValue::Own { .. })
+            && !self.spec.shares_keys(index)
+            && attention.query_scaling.is_none()
+            && (!matches!(attention.position, Position::Rope(_)) || self.rotates_inside(attention))
+            && self.cache_head_dim(attention) == attention.head_dim;
+        fits.then_some([&q.norm, &k.norm])
+    }
+
+    fn weights_inside(&mut self, index: usize, path: &str, attention: &Attention) -> Result<Option<HeadNorms>> {
+        let Some([q, k]) = self.norms_inside(index, attention) else { return Ok(None) };
+        let mut weight = |name: &str, norm: &Norm| {
+            self.norm_weights(norm, &format!("{path}/{name}/layernorm"), attention.head_dim, self.dtype)
+        };
+        let ((q_weight, _), (k_weight, _)) = (weight("q_norm", q)?, weight("k_norm", k)?);
+        Ok(Some(HeadNorms { q: q_weight, k: k_weight, epsilon: q.eps }))
+    }
+
+    /// # Errors
+    /// `Unsupported` where attention is asked to norm heads and no layer has such norms.
+    pub(super) fn check_norms_inside(&self) -> Result<()> {
+        let mut layers = self.spec.layers.iter().enumerate();
+        let normed = layers.any(|(index, layer)| {
+            let Mixer::Attention(attention) = &layer.mixer;
+            self.norms_inside(index, attention).is_some()
+        });
+        if normed || !self.settings.fusion.head_norms {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: format!(
+                "fuse_qk_norm_gqa is true: {} has no norms that its attention could take",
+                self.spec.architecture
+            ),
+            hint: "leave fuse_qk_norm_gqa out; it is about RMS norms of each head of q and k before they are rotated"
+                .to_owned(),
+        })
     }
 
     fn rotation(&mut self, attention: &Attention, lengths: &Lengths) -> Result<Option<Rotation>> {

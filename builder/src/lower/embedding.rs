@@ -1,4 +1,4 @@
-//! The two ends of the model: token ids to hidden states, hidden states to logits.
+//! The two ends of the model: token ids to hidden states, hidden states to logits. Either may be left out.
 //!
 //! Where the head shares the table and both are to be stored alike, the bytes are stored once:
 //!
@@ -13,7 +13,7 @@ use genai_quantize::IntScheme;
 
 use super::{Lowering, linear::QuantizedMatrix};
 use crate::{
-    Error, Result, Role,
+    Error, Logits, Result, Role,
     graph::{
         Constant, Dtype, Value,
         ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, MatMul, Min, Mul, Tanh, Transpose},
@@ -44,11 +44,15 @@ struct Storage {
 }
 
 impl Lowering<'_> {
-    /// Hidden states `[batch, sequence, hidden]` of the input ids, and the table they came from.
-    pub(super) fn embed(&mut self, input_ids: Value) -> Result<(Value, Table)> {
-        let (mut hidden, table) = self.token_rows(input_ids)?;
+    /// Hidden states `[batch, sequence, hidden]` of the `tokens`, which are ids or rows of the table with its factor on
+    /// them, and what the head has of the table.
+    pub(super) fn embed(&mut self, tokens: Value) -> Result<(Value, Table)> {
+        let (mut hidden, table) = match self.settings.interface.inputs_embeds {
+            true => (tokens, self.table_of_the_head()?),
+            false => self.token_rows(tokens)?,
+        };
         let embedding = &self.spec.embedding;
-        if let Some(scale) = embedding.scale {
+        if let (Some(scale), false) = (embedding.scale, self.settings.interface.inputs_embeds) {
             let scale = self.scalar(scale)?;
             hidden = self.graph.add(&format!("{EMBEDDING}/Mul"), &Mul(hidden, scale))?;
         }
@@ -72,6 +76,32 @@ impl Lowering<'_> {
             indices = self.graph.add(&format!("{PATH}/Add"), &Add(indices, offset))?;
         }
         self.graph.add(&format!("{PATH}/Gather"), &Gather { data: table, indices })
+    }
+
+    /// The table where nothing looks up rows in it: the head's alone, if it is that.
+    fn table_of_the_head(&mut self) -> Result<Table> {
+        self.check_sharing("embedding")?;
+        if !self.has_tied_head() {
+            return Ok(Table::Apart(None));
+        }
+        self.tensors.whole(&self.spec.embedding.weight(), &[self.spec.vocab_size, self.spec.hidden_size]);
+        Ok(Table::Apart(self.scheme(&format!("{HEAD}/MatMul"), Role::LmHead)))
+    }
+
+    fn has_tied_head(&self) -> bool {
+        matches!(self.spec.lm_head, LmHead::Tied) && self.settings.interface.logits != Logits::None
+    }
+
+    /// # Errors
+    /// `Unsupported` where the package lacks an end that it is to share a table with.
+    fn check_sharing(&self, lacking: &str) -> Result<()> {
+        if self.settings.recipe.shared_embeddings() != Some(true) {
+            return Ok(());
+        }
+        Err(Error::Unsupported {
+            what: format!("shared_embeddings is true, but the package is to have no {lacking}"),
+            hint: "leave shared_embeddings out".to_owned(),
+        })
     }
 
     fn token_rows(&mut self, input_ids: Value) -> Result<(Value, Table)> {
@@ -110,6 +140,10 @@ impl Lowering<'_> {
         let lookup = format!("{EMBEDDING}/Gather");
         let asked = self.settings.recipe.shared_embeddings();
         let own = self.scheme(&lookup, Role::EmbeddingTable);
+        if self.settings.interface.logits == Logits::None {
+            self.check_sharing("head")?;
+            return Ok(Storage { table: own, head: None, shared: false });
+        }
         match &self.spec.lm_head {
             LmHead::Own(_) if asked == Some(true) => Err(Error::Unsupported {
                 what: "shared_embeddings is true, but the head of this model has weights of its own".to_owned(),

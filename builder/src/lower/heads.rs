@@ -21,13 +21,14 @@ impl Lowering<'_> {
     /// three in place of q stay as they are: the op does the rest.
     pub(super) fn heads(
         &mut self,
+        index: usize,
         path: &str,
         attention: &Attention,
         (mut query, mut key_value): (Value, Option<(Value, Value)>),
         rotation: Option<Rotation>,
     ) -> Result<(Value, Option<(Value, Value)>)> {
         let &Attention { num_heads, num_kv_heads, norm_order, .. } = attention;
-        if norm_order == NormOrder::BeforeRotation {
+        if norm_order == NormOrder::BeforeRotation && self.norms_inside(index, attention).is_none() {
             (query, key_value) = self.head_norms(path, attention, query, key_value)?;
         }
         if let Some(rotation) = rotation.filter(|_| !self.rotates_inside(attention)) {

@@ -14,7 +14,7 @@ use genai_architectures::{Layer, Mixer, Position, Rope, RopeScaling};
 
 use super::{Lowering, standard_attention::Places};
 use crate::{
-    Error, Result,
+    Error, Logits, Result,
     graph::{
         Constant, Dim, Dtype, Fact, Value,
         ops::{Cast, Gather, ReduceMax, ReduceSum, Shape, Sub},
@@ -81,6 +81,8 @@ impl Lowering<'_> {
             "a bias for the distance"
         } else if attentions().any(|attention| attention.blocks.is_some()) {
             "attention to blocks"
+        } else if self.settings.interface.logits == Logits::Last {
+            "prune_lm_head"
         } else {
             return Ok(());
         };

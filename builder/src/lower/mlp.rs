@@ -4,11 +4,13 @@
 //! gated  x ─► gate_proj ─► act ─► Mul ─► down_proj        plain  x ─► up_proj ─► act ─► down_proj
 //!        x ─► up_proj ────────────┘
 //!
+//! both at once  x ─► gate_up_proj ─► Split ─► …
+//!
 //! clamped gate  x ─► up_proj ─► Reshape [.., inner, 2] ─► Split ─┬► Min  ─► x sigmoid(1.702 x) ─► Mul ─► down_proj
 //!                                                                └► Clip ─► + 1 ──────────────────┘
 //! ```
 
-use genai_architectures::{Activation, Mlp};
+use genai_architectures::{Activation, Linear, Mlp};
 
 use super::{Lowering, linear::dotted};
 use crate::{
@@ -26,11 +28,19 @@ impl Lowering<'_> {
     pub(super) fn mlp(&mut self, path: &str, mlp: &Mlp, input: Value) -> Result<Value> {
         let (inner, down) = match mlp {
             Mlp::Gated { gate, up, down, activation, cutoff } => {
-                let mut gate = self.linear(&format!("{path}/gate_proj"), Role::GateProj, input, &[gate])?;
+                let (mut gate, fused_up) = if self.settings.fusion.gate_up {
+                    let (gate, up) = self.gate_and_up(path, gate, up, input)?;
+                    (gate, Some(up))
+                } else {
+                    (self.linear(&format!("{path}/gate_proj"), Role::GateProj, input, &[gate])?, None)
+                };
                 if let Some(cutoff) = cutoff {
                     gate = self.above_cutoff(&format!("{path}/cutoff"), gate, *cutoff)?;
                 }
-                let up = self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[up])?;
+                let up = match fused_up {
+                    Some(up) => up,
+                    None => self.linear(&format!("{path}/up_proj"), Role::UpProj, input, &[up])?,
+                };
                 let activated = self.activation(&format!("{path}/act_fn"), activation, gate)?;
                 (self.graph.add(&format!("{path}/Mul"), &Mul(activated, up))?, down)
             }
@@ -44,6 +54,17 @@ impl Lowering<'_> {
             }
         };
         self.linear(&format!("{path}/down_proj"), Role::DownProj, inner, &[down])
+    }
+
+    /// Both halves of a gated MLP by one product.
+    fn gate_and_up(&mut self, path: &str, gate: &Linear, up: &Linear, input: Value) -> Result<(Value, Value)> {
+        let path = format!("{path}/gate_up_proj");
+        let both = self.linear(&path, Role::GateProj, input, &[gate, up])?;
+        let sizes = [gate, up].map(|half| half.out_features as u64);
+        let split = self.graph.constant(Constant::Int64s(sizes.iter().map(|size| *size as i64).collect()))?;
+        let name = format!("{path}/Split");
+        let halves = self.graph.wire(&name, &name, &Split { input: both, split, sizes: sizes.to_vec() })?;
+        Ok((halves[0], halves[1]))
     }
 
     /// `max(x - (mean(x) + cutoff * std(x)), 0)` of each row, in f32.

@@ -1,7 +1,7 @@
 //! From what a model is to how it is computed and stored: the graph, and a job for every weight.
 //!
 //! ```text
-//! input_ids ─► embedding ─► layers ─► final norm ─► head ─► logits
+//! input_ids ─► embedding ─► layers ─► final norm ─► head ─► logits     but for what the interface leaves out
 //! attention_mask ─► mask (lengths) ───┘  └─► present.{i}.key, present.{i}.value
 //! ```
 //!
@@ -13,6 +13,7 @@ mod attention;
 mod block_sparsity;
 mod embedding;
 mod heads;
+mod hidden_states;
 mod layer;
 mod layer_inputs;
 mod linear;
@@ -34,7 +35,7 @@ use genai_checkpoint::Adapter;
 use genai_quantize::ScaleDtype;
 
 use crate::{
-    Error, Result, Settings,
+    Error, Logits, Result, Settings,
     graph::{
         Constant, Dim, Dtype, Fact, Graph, Value,
         ops::{Cast, Slice},
@@ -138,7 +139,13 @@ struct Lowering<'a> {
 impl Lowering<'_> {
     fn decoder(&mut self) -> Result<()> {
         let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
-        let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?;
+        let tokens = match self.settings.interface.inputs_embeds {
+            false => self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?,
+            true => {
+                let shape = [rows.as_slice(), &[Dim::Known(self.spec.hidden_size as u64)]].concat();
+                self.graph.input("inputs_embeds", Fact::new(self.dtype, shape))?
+            }
+        };
         let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];
         let attention_mask = self.graph.input("attention_mask", Fact::new(Dtype::I64, mask_shape))?;
         if self.needs_positions() {
@@ -146,22 +153,26 @@ impl Lowering<'_> {
         }
         let caches = self.past()?;
 
-        let spec = self.spec;
+        let (spec, settings) = (self.spec, self.settings);
         if self.settings.takes_lengths_of_mask() {
             self.check_recorded()?;
         }
+        self.check_norms_inside()?;
         let lengths = self.lengths(attention_mask)?;
-        self.alibi_bias(input_ids, &lengths)?;
-        self.block_biases(input_ids, &lengths)?;
-        let (embedded, table) = self.embed(input_ids)?;
-        self.layer_inputs(input_ids, embedded)?;
+        self.alibi_bias(tokens, &lengths)?;
+        self.block_biases(tokens, &lengths)?;
+        let (embedded, table) = self.embed(tokens)?;
+        self.layer_inputs(tokens, embedded)?;
         let mut stream = norm::Stream::new(self.expand(embedded)?);
-        let mut presents = Vec::new();
+        let (mut presents, mut entering) = (Vec::new(), BTreeMap::new());
         for (index, layer) in spec.layers.iter().enumerate() {
             let Mixer::Attention(attention) = &layer.mixer;
             let cached = if let KeyValue::OfLayer(source) = attention.key_value { source } else { index };
             let past = caches.get(&cached).copied();
             let past = past.ok_or_else(|| Error::graph("past_key_values", format!("layer {cached} has no cache")))?;
+            if settings.interface.aux_hidden_states.contains(&index) {
+                entering.insert(index, self.entering(index, stream)?);
+            }
             let present;
             self.within = Some(index);
             (stream, present) = self.layer(index, layer, stream, past, &lengths)?;
@@ -173,9 +184,19 @@ impl Lowering<'_> {
         let path = format!("/model/layers.{}/final_norm_layernorm", spec.layers.len());
         let stream = self.merge(stream)?;
         let normed = self.last_norm(stream, &spec.final_norm, &path)?;
-        let logits = self.head(normed, &table)?;
-
-        self.graph.output(logits, "logits")?;
+        let read = match settings.interface.logits {
+            Logits::All => Some(normed),
+            Logits::Last => Some(self.last_rows(normed, &lengths)?),
+            Logits::None => None,
+        };
+        if let Some(read) = read {
+            let logits = self.head(read, &table)?;
+            self.graph.output(logits, "logits")?;
+        }
+        if settings.interface.hidden_states {
+            self.graph.output(normed, "hidden_states")?;
+        }
+        self.aux_hidden_states(&entering)?;
         for (index, (key, _)) in presents.iter().enumerate() {
             self.graph.output(*key, &format!("present.{index}.key"))?;
         }

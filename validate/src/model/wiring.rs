@@ -78,6 +78,9 @@ impl Wiring {
                 keys.insert(layer, port);
             } else if let Some(layer) = names.past_value.layer(&port.name) {
                 values.insert(layer, port);
+            } else if port.name == names.inputs_embeds {
+                let what = format!("graph input `{}`, embeddings in place of token ids,", port.name);
+                return Err(Error::unsupported(what, "packages with their embedding, built without exclude_embeds"));
             } else {
                 let known = format!(
                     "{}, {}, {} and a cache named {} and {}",
@@ -217,10 +220,16 @@ impl CacheSlot {
 fn check_logits(outputs: &[Port], package: &Package) -> Result<String> {
     let decoder = &package.decoder;
     let name = &decoder.outputs.logits;
-    let port = outputs
-        .iter()
-        .find(|port| port.name == *name)
-        .ok_or_else(|| Error::package(&decoder.model, format!("the graph has no output `{name}`")))?;
+    let port = outputs.iter().find(|port| port.name == *name).ok_or_else(|| {
+        let hidden_states = &decoder.outputs.hidden_states;
+        match outputs.iter().any(|port| port.name == *hidden_states) {
+            true => Error::unsupported(
+                format!("a graph that gives `{hidden_states}` and no `{name}`"),
+                "packages with their head, built without exclude_lm_head",
+            ),
+            false => Error::package(&decoder.model, format!("the graph has no output `{name}`")),
+        }
+    })?;
     if !matches!(port.element, Some(Element::Float32 | Element::Float16)) {
         return Err(wrong_element(port, "float32, float16 (on the CPU provider)"));
     }
@@ -311,6 +320,14 @@ mod tests {
             (
                 refused(|inputs, _| inputs.push(port("pixels", Element::Float32, &[]))),
                 "graph input `pixels` is not supported",
+            ),
+            (
+                refused(|inputs, _| inputs[0] = port("inputs_embeds", Element::Float32, &[-1, -1, 48])),
+                "graph input `inputs_embeds`, embeddings in place of token ids, is not supported",
+            ),
+            (
+                refused(|_, outputs| outputs[0] = port("hidden_states", Element::Float32, &[-1, -1, 48])),
+                "a graph that gives `hidden_states` and no `logits` is not supported",
             ),
             (refused(|inputs, _| inputs[0].element = Some(Element::Float32)), "`input_ids`"),
             (refused(|inputs, _| drop(inputs.remove(0))), "no input `input_ids`"),

@@ -56,6 +56,8 @@ pub struct Decoder {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inputs {
     pub input_ids: String,
+    /// Of hidden states in place of ids, where the package has no embedding.
+    pub inputs_embeds: String,
     pub attention_mask: String,
     pub position_ids: String,
     pub past_key: Template,
@@ -66,6 +68,8 @@ pub struct Inputs {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outputs {
     pub logits: String,
+    /// Of the final norm's output, where the package gives it.
+    pub hidden_states: String,
     pub present_key: Template,
     pub present_value: Template,
 }
@@ -141,6 +145,7 @@ impl Decoder {
             num_key_value_heads: decoder.count("num_key_value_heads")?,
             inputs: Inputs {
                 input_ids: inputs.name("input_ids", "input_ids")?,
+                inputs_embeds: inputs.name("inputs_embeds", "inputs_embeds")?,
                 attention_mask: inputs.name("attention_mask", "attention_mask")?,
                 position_ids: inputs.name("position_ids", "position_ids")?,
                 past_key: inputs.template("past_key_names", "past_key_values.%d.key")?,
@@ -148,6 +153,7 @@ impl Decoder {
             },
             outputs: Outputs {
                 logits: outputs.name("logits", "logits")?,
+                hidden_states: outputs.name("hidden_states", "hidden_states")?,
                 present_key: outputs.template("present_key_names", "present.%d.key")?,
                 present_value: outputs.template("present_value_names", "present.%d.value")?,
             },

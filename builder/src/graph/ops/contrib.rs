@@ -244,6 +244,14 @@ impl Op for RotaryEmbedding {
     }
 }
 
+/// RMS norms of the heads of q and k, with weights `[head_dim]`.
+#[derive(Debug, Clone, Copy)]
+pub struct HeadNorms {
+    pub q: Value,
+    pub k: Value,
+    pub epsilon: f32,
+}
+
 /// Causal attention over the cache. Outputs: `[batch, sequence, num_heads * head_dim]`, present key, present value.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupQueryAttention {
@@ -262,6 +270,8 @@ pub struct GroupQueryAttention {
     pub rotation: Option<Rotation>,
     /// Added to the scores after the cap: `[batch or 1, num_heads or 1, sequence, total]`.
     pub attention_bias: Option<Value>,
+    /// Where the op norms heads before it rotates them.
+    pub head_norms: Option<HeadNorms>,
     pub num_heads: usize,
     pub num_kv_heads: usize,
     pub head_dim: usize,
@@ -275,7 +285,7 @@ impl Op for GroupQueryAttention {
     const DOMAIN: &'static str = MICROSOFT;
 
     fn inputs(&self) -> Vec<Option<Value>> {
-        vec![
+        let mut inputs = vec![
             Some(self.query),
             self.key_value.map(|(key, _)| key),
             self.key_value.map(|(_, value)| value),
@@ -287,11 +297,15 @@ impl Op for GroupQueryAttention {
             self.rotation.map(|rotation| rotation.sin),
             None,
             self.attention_bias,
-        ]
+        ];
+        if let Some(norms) = &self.head_norms {
+            inputs.extend([None, None, None, Some(norms.q), Some(norms.k)]);
+        }
+        inputs
     }
 
     fn attributes(&self) -> Vec<(&'static str, Attribute)> {
-        vec![
+        let mut attributes = vec![
             ("num_heads", Attribute::Int(self.num_heads as i64)),
             ("kv_num_heads", Attribute::Int(self.num_kv_heads as i64)),
             ("scale", Attribute::Float(self.scale)),
@@ -302,7 +316,9 @@ impl Op for GroupQueryAttention {
                 "rotary_interleaved",
                 Attribute::Int(i64::from(self.rotation.is_some_and(|rotation| rotation.interleaved))),
             ),
-        ]
+        ];
+        attributes.extend(self.head_norms.map(|norms| ("qk_norm_epsilon", Attribute::Float(norms.epsilon))));
+        attributes
     }
 
     fn outputs(&self, graph: &Graph) -> Facts {
@@ -319,6 +335,10 @@ impl Op for GroupQueryAttention {
         same_dtype(graph, self.query, self.past_key)?;
         for value in self.rotation.iter().flat_map(|rotation| [rotation.cos, rotation.sin]).chain(self.attention_bias) {
             same_dtype(graph, self.query, value)?;
+        }
+        for weight in self.head_norms.iter().flat_map(|norms| [norms.q, norms.k]) {
+            same_dtype(graph, self.query, weight)?;
+            expect_shape(graph, weight, &[Dim::Known(head_dim)])?;
         }
         expect_dtype(graph, self.seqlens_k, Dtype::I32)?;
         expect_dtype(graph, self.total_sequence_length, Dtype::I32)?;

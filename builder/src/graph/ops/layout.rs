@@ -1,6 +1,6 @@
 //! Operators of the standard domain that move values and compute none.
 
-use super::{Facts, expect_dtype, expect_last, one, same_dtype};
+use super::{Facts, expect_dtype, expect_last, expect_shape, one, same_dtype};
 use crate::graph::{Attribute, Dim, Dtype, Fact, Graph, Op, Value};
 
 /// Rows of `data` along its first dimension.
@@ -93,6 +93,58 @@ impl Op for Shape {
     fn outputs(&self, graph: &Graph) -> Facts {
         let rank = graph.fact(self.0).shape.len() as u64;
         one(Fact::new(Dtype::I64, vec![Dim::Known(rank)]))
+    }
+}
+
+/// Where the greatest value of the last dimension is first found, int64, without that dimension.
+#[derive(Debug, Clone, Copy)]
+pub struct ArgMax(pub Value);
+
+impl Op for ArgMax {
+    const TYPE: &'static str = "ArgMax";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.0)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("axis", Attribute::Int(-1)), ("keepdims", Attribute::Int(0))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let mut shape = graph.fact(self.0).shape.clone();
+        shape.pop().ok_or("input is a scalar")?;
+        one(Fact::new(Dtype::I64, shape))
+    }
+}
+
+/// One entry of each row of a batch: `[batch, size, …]` by int64 `[batch, 1, 1]` gives `[batch, 1, …]`.
+#[derive(Debug, Clone, Copy)]
+pub struct GatherNd {
+    pub data: Value,
+    pub indices: Value,
+}
+
+impl Op for GatherNd {
+    const TYPE: &'static str = "GatherND";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.data), Some(self.indices)]
+    }
+
+    fn attributes(&self) -> Vec<(&'static str, Attribute)> {
+        vec![("batch_dims", Attribute::Int(1))]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        expect_dtype(graph, self.indices, Dtype::I64)?;
+        let mut fact = graph.fact(self.data).clone();
+        let [batch, size, ..] = &mut fact.shape[..] else {
+            return Err(format!("data is {fact}, expected rank 2 or more"));
+        };
+        expect_shape(graph, self.indices, &[batch.clone(), Dim::Known(1), Dim::Known(1)])?;
+        *size = Dim::Known(1);
+        one(fact)
     }
 }
 

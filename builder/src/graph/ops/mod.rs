@@ -5,10 +5,12 @@ mod layout;
 mod standard;
 
 pub use contrib::{
-    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding, Rotation,
+    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, HeadNorms, MatMulNBits, RotaryEmbedding, Rotation,
     SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
-pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze};
+pub use layout::{
+    ArgMax, Concat, Gather, GatherNd, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze,
+};
 pub use standard::{
     Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log,
     MatMul, Max, Min, Mod, Mul, Pow, ReduceMax, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization,
