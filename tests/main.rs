@@ -4,6 +4,7 @@
 
 mod bf16;
 mod broken;
+mod cache;
 mod command_line;
 mod crash_matrix;
 mod faults;

@@ -9,7 +9,7 @@ use genai_architectures::{DecoderSpec, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Error, Result, RuntimeConfig, Settings, sidecar::TokenizerFacts};
+use crate::{Error, Result, RuntimeConfig, Settings, cache::WindowedCaches, sidecar::TokenizerFacts};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct GenaiConfig {
@@ -47,6 +47,19 @@ struct Decoder {
     num_attention_heads: usize,
     num_hidden_layers: usize,
     num_key_value_heads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sliding_window: Option<SlidingWindow>,
+}
+
+/// Caches that keep a window alone; the runtime would take an empty list for all of them.
+#[derive(Debug, Serialize)]
+struct SlidingWindow {
+    window_size: usize,
+    slide_key_value_cache: bool,
+    slide_inputs: bool,
+    layers: Vec<usize>,
+    /// Tokens kept beyond the window; 0 leaves it to the runtime.
+    cache_slack: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -132,6 +145,13 @@ impl GenaiConfig {
                     num_attention_heads: attention.num_heads,
                     num_hidden_layers: num_caches,
                     num_key_value_heads: attention.num_kv_heads,
+                    sliding_window: WindowedCaches::of(spec, &settings.cache)?.map(|windowed| SlidingWindow {
+                        window_size: windowed.window,
+                        slide_key_value_cache: false,
+                        slide_inputs: false,
+                        layers: windowed.caches,
+                        cache_slack: 0,
+                    }),
                 },
                 pad_token_id: sources.token("pad_token_id", sources.tokenizer.pad, spec.vocab_size)?.unwrap_or(eos[0]),
                 eos_token_id: if eos.len() == 1 { OneOrMore::One(eos[0]) } else { OneOrMore::More(eos) },

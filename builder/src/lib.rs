@@ -21,6 +21,7 @@
 mod accounting;
 pub mod adapter_file;
 mod build;
+mod cache;
 mod digest;
 mod error;
 mod genai_config;
@@ -38,6 +39,7 @@ mod sidecar;
 pub mod target;
 
 pub use build::{Built, Report, Request, build, commit, plan};
+pub use cache::{Cache, CacheCode, CacheQuantization, CacheScales, CacheScheme, ScaleSpan};
 pub use error::{Error, ErrorKind, Result};
 pub use lower::{lower, lower_with_adapters};
 pub use output::{Disk, Interrupt, Output};

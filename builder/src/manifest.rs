@@ -94,12 +94,20 @@ struct Options {
     nodes_to_exclude: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared_embeddings: Option<bool>,
+    kv_cache: Option<CacheOptions>,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
     /// LoRA adapters by name, and what became of them.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     adapters: BTreeMap<String, &'static str>,
+}
+
+#[derive(Debug, Serialize)]
+struct CacheOptions {
+    quant_scheme: &'static str,
+    /// Of the file of scales.
+    scales_sha256: String,
 }
 
 /// What became of every tensor of the checkpoint.
@@ -182,6 +190,10 @@ impl Manifest {
                 matmul_mixed_precision: recipe.rules().iter().filter_map(mixed).collect(),
                 nodes_to_exclude: recipe.rules().iter().filter_map(excluded).collect(),
                 shared_embeddings: recipe.shared_embeddings(),
+                kv_cache: settings.cache.quantization.as_ref().map(|quantization| CacheOptions {
+                    quant_scheme: quantization.scheme.name(),
+                    scales_sha256: quantization.scales.sha256().to_owned(),
+                }),
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
                 adapters: checkpoint

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    Precision, Recipe, Result, Target,
+    Cache, Precision, Recipe, Result, Target,
     graph::Dtype,
     target::{AttentionForm, Form, MatrixForm},
 };
@@ -24,6 +24,7 @@ pub struct Settings {
     pub attention: AttentionForm,
     pub form: Form,
     pub fusion: Fusion,
+    pub cache: Cache,
     pub session: Session,
     pub adaptation: Adaptation,
 }
@@ -92,11 +93,18 @@ impl Settings {
                     AttentionForm::Standard => true,
                 },
             },
+            cache: Cache::default(),
             session: Session {
                 capture: target.capture.as_ref().map(|capture| capture.default),
                 entries: BTreeMap::new(),
             },
             adaptation: Adaptation::BakedIn,
         })
+    }
+
+    /// Elements of the cache for a head of a layer.
+    pub(crate) fn cache_width(&self, head_dim: usize) -> usize {
+        let padded = self.attention.padded_head_dim(head_dim);
+        self.cache.quantization.as_ref().map_or(padded, |quantization| quantization.scheme.code.width(padded))
     }
 }

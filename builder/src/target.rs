@@ -1,6 +1,6 @@
 //! What each execution provider can do: one row, data only. Lowering asks the row and never the name.
 
-use crate::{Error, Precision, Result, graph::Dtype};
+use crate::{CacheCode, Error, Precision, Result, graph::Dtype};
 
 /// An execution provider and its kernels.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub struct Target {
     /// What it runs.
     pub cells: &'static [Cell],
     pub form: Form,
+    pub cache: CacheForms,
     /// `MatMulNBits` accuracy level unless the user asks for another: 4 takes activations in int8, 0 leaves it open.
     pub accuracy_level: u8,
     /// What `genai_config.json` lists under `provider_options`.
@@ -41,6 +42,24 @@ pub struct Form {
     pub matrices: MatrixForm,
     /// RMS norms, norms of a residual sum, products with a matrix the other way round.
     pub others: OperatorForm,
+}
+
+/// What a provider's attention can do with the cache besides keeping it in the dtype of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheForms {
+    /// What it takes keys and values as.
+    pub codes: &'static [CacheCode],
+    /// How it is told that a cache keeps a window alone; `None` where it keeps every token.
+    pub windowed: Option<WindowedCache>,
+}
+
+/// Who forgets what has left the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowedCache {
+    /// The attention op, where its attribute `sliding_window_cache` says so.
+    Operator,
+    /// The provider, by the config of the package alone.
+    Provider,
 }
 
 /// How attention is spelled.
@@ -96,6 +115,8 @@ const GROUP_QUERY: AttentionForm = AttentionForm::GroupQuery { packed: true, rot
 /// The same where it takes q, k and v apart and rotates none.
 const GROUP_QUERY_OF_ROTATED: AttentionForm =
     AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8 };
+/// In the dtype of activations, and of every token.
+const PLAIN_CACHE: CacheForms = CacheForms { codes: &[], windowed: None };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
 
 /// A cell of the table.
@@ -135,6 +156,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
+        cache: CacheForms { codes: &[CacheCode::Int8, CacheCode::Int4], windowed: Some(WindowedCache::Operator) },
         accuracy_level: 4,
         provider_options: &[],
         capture: None,
@@ -152,6 +174,10 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
+        cache: CacheForms {
+            codes: &[CacheCode::Int8, CacheCode::Int4, CacheCode::Fp8],
+            windowed: Some(WindowedCache::Operator),
+        },
         accuracy_level: 0,
         provider_options: &[("cuda", &[])],
         capture: Some(Capture {
@@ -173,6 +199,7 @@ pub const TARGETS: &[Target] = &[
         ],
         // Without zero points its kernel takes codes for numbers from zero on.
         form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED },
+        cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[("dml", &[])],
         capture: Some(Capture {
@@ -193,6 +220,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
+        cache: PLAIN_CACHE,
         accuracy_level: 4,
         provider_options: &[("webgpu", &[])],
         capture: Some(Capture {
@@ -215,6 +243,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
         form: STANDARD,
+        cache: CacheForms { codes: &[], windowed: Some(WindowedCache::Provider) },
         accuracy_level: 0,
         provider_options: &[("NvTensorRtRtx", &[])],
         capture: Some(Capture {
@@ -230,6 +259,7 @@ pub const TARGETS: &[Target] = &[
         aliases: &[],
         cells: STANDARD_CELLS,
         form: STANDARD,
+        cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[("openvino", &[])],
         capture: None,
@@ -241,6 +271,7 @@ pub const TARGETS: &[Target] = &[
         aliases: &[],
         cells: STANDARD_CELLS,
         form: STANDARD,
+        cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[],
         capture: None,

@@ -4,7 +4,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
 use ort::value::DynTensor;
 
-use crate::model::{self, Model, Row};
+use crate::model::{self, CacheSlot, Model, Row};
 use crate::{Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
@@ -96,10 +96,20 @@ impl<'m> Generator<'m> {
     /// right graph.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a length beyond the current one.
+    /// [`Error::Argument`] for a length beyond the current one, [`Error::Unsupported`] where a cache that keeps a window has
+    /// forgotten tokens.
     pub fn rewind(&mut self, length: usize) -> Result<()> {
         if length > self.length {
             return Err(Error::argument("the length to rewind to", length, format!("at most {}", self.length)));
+        }
+        let forgotten = |slot: &&CacheSlot| slot.room(self.max_length) < self.length;
+        // From the start nothing old is looked at.
+        if (1..self.length).contains(&length)
+            && let Some(slot) = self.model.wiring.slots.iter().find(forgotten)
+        {
+            let room = slot.room(self.max_length);
+            let what = format!("rewinding {} tokens in `{}`, which holds {room}", self.length, slot.past);
+            return Err(Error::unsupported(what, "rewinding what no window has left"));
         }
         if let Cache::Growing(past) = &mut self.cache
             && length < self.length
@@ -110,6 +120,19 @@ impl<'m> Generator<'m> {
         }
         self.length = length;
         Ok(())
+    }
+
+    /// Keys and values of the tokens so far: the graph's name of the input, the shape `[1, heads, tokens, head size]`, and
+    /// the values in order. From them come the scales of a quantized cache.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] in [`CacheMode::Shared`], and for a cache that is quantized already.
+    pub fn cached(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+        let Cache::Growing(past) = &self.cache else {
+            return Err(Error::unsupported("reading a shared cache", "CacheMode::Growing"));
+        };
+        let slots = self.model.wiring.slots.iter().zip(past);
+        slots.map(|(slot, cache)| slot.values(cache)).collect()
     }
 
     /// Forgets all tokens.

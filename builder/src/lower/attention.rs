@@ -16,7 +16,7 @@ use crate::{
         Value,
         ops::{Clip, GroupQueryAttention, Rotation},
     },
-    target::AttentionForm,
+    target::{AttentionForm, WindowedCache},
 };
 
 impl Lowering<'_> {
@@ -50,7 +50,7 @@ impl Lowering<'_> {
                 self.standard_attention(path, attention, query, key_value, past, lengths.places)?
             }
             AttentionForm::GroupQuery { .. } => {
-                self.group_query_attention(path, attention, (query, key_value), past, rotation, lengths)?
+                self.group_query_attention(index, path, attention, (query, key_value), past, lengths)?
             }
         };
         self.presents.insert(index, present);
@@ -61,14 +61,15 @@ impl Lowering<'_> {
     /// Attention by the fused op; `past` and present are those of the layer's cache.
     fn group_query_attention(
         &mut self,
+        index: usize,
         path: &str,
         attention: &Attention,
         (query, key_value): (Value, Option<(Value, Value)>),
         past: (Value, Value),
-        rotation: Option<Rotation>,
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
         let &Attention { num_heads, num_kv_heads, .. } = attention;
+        let rotation = self.rotation(attention, lengths)?;
         let op = GroupQueryAttention {
             query,
             key_value,
@@ -84,6 +85,9 @@ impl Lowering<'_> {
             scale: attention.scale,
             softcap: attention.softcap,
             window: attention.window,
+            codes: self.cache_codes(index, attention)?,
+            windowed_cache: self.keeps_window(attention)
+                && self.settings.target.cache.windowed == Some(WindowedCache::Operator),
         };
         let name = format!("{path}/GroupQueryAttention");
         let outputs = self.graph.wire(&name, &name, &op)?;

@@ -16,7 +16,7 @@ use super::{Lowering, standard_attention::Places};
 use crate::{
     Error, Result,
     graph::{
-        Constant, Dim, Dtype, Fact, Value,
+        Constant, Dtype, Fact, Value,
         ops::{Cast, Gather, ReduceMax, ReduceSum, Shape, Sub},
     },
     target::AttentionForm,
@@ -105,10 +105,7 @@ impl Lowering<'_> {
                 if !attention.key_value.is_own() {
                     return None;
                 }
-                let (heads, width) = (attention.num_kv_heads as u64, self.cache_head_dim(attention) as u64);
-                let past = Dim::Symbol("past_sequence_length");
-                let shape = vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)];
-                Some((index, Fact::new(self.dtype, shape)))
+                Some((index, self.cache_fact(attention)))
             })
             .collect();
         let mut inputs = |part: &str| -> Result<Vec<Value>> {

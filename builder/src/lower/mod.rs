@@ -11,6 +11,7 @@
 mod alibi;
 mod attention;
 mod block_sparsity;
+mod cache;
 mod embedding;
 mod heads;
 mod layer;
@@ -37,7 +38,7 @@ use crate::{
     Error, Result, Settings,
     graph::{
         Constant, Dim, Dtype, Fact, Graph, Value,
-        ops::{Cast, Slice},
+        ops::{CacheCodes, Cast, Slice},
     },
     plan::{Job, Layout, Plan, Rows, Segment, Sink, Source},
 };
@@ -73,6 +74,7 @@ pub fn lower_with_adapters(
         presents: BTreeMap::new(),
         rotary_rows: BTreeMap::new(),
         visibilities: BTreeMap::new(),
+        cache_codes: BTreeMap::new(),
         layer_inputs: Vec::new(),
         casts: BTreeMap::new(),
         within: None,
@@ -124,6 +126,8 @@ struct Lowering<'a> {
     rotary_rows: BTreeMap<Value, (Value, Value)>,
     /// Biases that hide what is not seen, by the window.
     visibilities: BTreeMap<Option<usize>, Value>,
+    /// How the caches of the layers hold codes, made once for each.
+    cache_codes: BTreeMap<usize, CacheCodes>,
     /// The input of each layer's own.
     layer_inputs: Vec<Value>,
     /// Constants in the dtype of activations, by the name of the node that makes them.
@@ -137,6 +141,7 @@ struct Lowering<'a> {
 
 impl Lowering<'_> {
     fn decoder(&mut self) -> Result<()> {
+        self.check_cache()?;
         let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
         let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?;
         let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];

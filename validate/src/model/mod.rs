@@ -10,6 +10,7 @@ use ort::ErrorCode;
 use ort::session::{Adapter, RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::DynTensor;
 
+pub(crate) use wiring::CacheSlot;
 use wiring::{Port, PositionIds, Wiring};
 
 use crate::package::Package;

@@ -5,8 +5,8 @@ mod layout;
 mod standard;
 
 pub use contrib::{
-    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, RotaryEmbedding, Rotation,
-    SkipLayerNormalization, SkipSimplifiedLayerNormalization,
+    CacheCodes, FusedMatMul, GatherBlockQuantized, GroupQueryAttention, MatMulNBits, PAST_SLIDING, RotaryEmbedding,
+    Rotation, SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
 pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze};
 pub use standard::{
