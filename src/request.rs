@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
-    Adaptation, CacheQuantization, CacheScales, DEFAULT_BLOCK_SIZE, Matrices, Precision, Recipe, Request,
+    Adaptation, CacheQuantization, CacheScales, DEFAULT_BLOCK_SIZE, Matrices, Paged, Pool, Precision, Recipe, Request,
     RuntimeConfig, Settings, TARGETS, Target, materialize::Limits, target::MatrixForm,
 };
 use genai_checkpoint::Checkpoint;
@@ -157,6 +157,7 @@ fn settings(target: &'static Target, precision: Precision, options: &ExtraOption
     graph(&mut settings, &options.graph)?;
     session(&mut settings, &options.session)?;
     cache(&mut settings, options)?;
+    settings.cache.paged = paged(&options.cache)?;
     Ok(settings)
 }
 
@@ -239,6 +240,43 @@ fn session(settings: &mut Settings, given: &Session) -> Result<(), Failure> {
         entries.insert(entry, switch(on));
     }
     Ok(())
+}
+
+/// A cache in pages, and its engine.
+fn paged(given: &options::Cache) -> Result<Option<Paged>, Failure> {
+    if given.use_paged_attention != Some(true) {
+        let of_pages = [
+            ("paged_block_size", given.paged_block_size.is_some()),
+            ("paged_chunk_size", given.paged_chunk_size.is_some()),
+            ("gpu_utilization_factor", given.gpu_utilization_factor.is_some()),
+            ("num_blocks", given.num_blocks.is_some()),
+            ("max_scheduled_tokens", given.max_scheduled_tokens.is_some()),
+            ("max_batch_size", given.max_batch_size.is_some()),
+        ];
+        return match of_pages.iter().find(|(_, given)| *given) {
+            None => Ok(None),
+            Some((key, _)) => {
+                Err(meaningless(key, "a cache without pages").with_hint("use_paged_attention=true has some"))
+            }
+        };
+    }
+    let pool = match (given.num_blocks, given.gpu_utilization_factor) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::usage(
+                "extra options num_blocks and gpu_utilization_factor both say how many pages there are",
+            )
+            .with_hint("leave one out"));
+        }
+        (Some(pages), None) => Pool::Pages(pages),
+        (None, share) => Pool::ShareOfFree(share.unwrap_or(0.6)),
+    };
+    Ok(Some(Paged {
+        block_size: given.paged_block_size.unwrap_or(256),
+        pool,
+        max_batch_size: given.max_batch_size.unwrap_or(100),
+        max_scheduled_tokens: given.max_scheduled_tokens,
+        chunk_size: given.paged_chunk_size,
+    }))
 }
 
 /// How the cache is kept.

@@ -18,7 +18,7 @@ use crate::support::{Outcome, build, build_arguments, contents, fixture, for_eac
 
 /// Scales of a checkpoint's caches for `int8`: the largest magnitudes over the recorded prompts by 128, of a plain
 /// package. `[layer][key, value][head, dimension]`.
-fn channel_scales(name: &str) -> Outcome<Vec<[Vec<f32>; 2]>> {
+pub(crate) fn channel_scales(name: &str) -> Outcome<Vec<[Vec<f32>; 2]>> {
     let plain = build(&fixture(name), "fp32", "cpu", &[])?;
     let mut model = load(plain.path())?;
     let spec = spec(&fixture(name))?;
@@ -48,7 +48,7 @@ fn channel_scales(name: &str) -> Outcome<Vec<[Vec<f32>; 2]>> {
 }
 
 /// The text of a scale file.
-fn scale_file(scales: &[[Vec<f32>; 2]], per_channel: bool) -> String {
+pub(crate) fn scale_file(scales: &[[Vec<f32>; 2]], per_channel: bool) -> String {
     let part = |part: usize| -> Vec<Value> {
         let entry = |layer: &[Vec<f32>; 2]| match per_channel {
             true => json!(layer[part]),
@@ -64,7 +64,7 @@ fn quantized(name: &str, precision: &str, provider: &str, scheme: &str, text: &s
     quantized_with(name, precision, provider, scheme, text, &[])
 }
 
-fn quantized_with(
+pub(crate) fn quantized_with(
     name: &str,
     precision: &str,
     provider: &str,

@@ -19,6 +19,7 @@ mod machine_readable;
 mod mock_hub;
 mod options_graph;
 mod options_session;
+mod paged;
 mod parity;
 mod parts;
 mod readme;

@@ -17,6 +17,30 @@ pub struct Cache {
     pub quantization: Option<CacheQuantization>,
     /// Whether layers that see a window alone keep no more than that.
     pub windowed: bool,
+    /// Pages of a pool that several sequences share, in place of a buffer for each.
+    pub paged: Option<Paged>,
+}
+
+/// A cache in pages, and the engine of onnxruntime-genai that lends them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Paged {
+    /// Tokens of a page.
+    pub block_size: u64,
+    pub pool: Pool,
+    /// Sequences in a step.
+    pub max_batch_size: u64,
+    /// Tokens in a step; `None` leaves it to the runtime.
+    pub max_scheduled_tokens: Option<u64>,
+    /// Tokens of one prompt in a step; `None` does not cut it.
+    pub chunk_size: Option<u64>,
+}
+
+/// How large the pool is.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Pool {
+    Pages(u64),
+    /// This share of the memory that is free on the device.
+    ShareOfFree(f64),
 }
 
 /// The caches that keep a window alone.

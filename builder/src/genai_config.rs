@@ -9,12 +9,39 @@ use genai_architectures::{DecoderSpec, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Error, Result, RuntimeConfig, Settings, cache::WindowedCaches, sidecar::TokenizerFacts};
+use crate::{Error, Paged, Pool, Result, RuntimeConfig, Settings, cache::WindowedCaches, sidecar::TokenizerFacts};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct GenaiConfig {
     model: Model,
     search: Search,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<Engine>,
+}
+
+/// What lends pages of a cache to sequences.
+#[derive(Debug, Serialize)]
+struct Engine {
+    dynamic_batching: DynamicBatching,
+}
+
+#[derive(Debug, Serialize)]
+struct DynamicBatching {
+    block_size: u64,
+    max_batch_size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_utilization_factor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_blocks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_scheduled_tokens: Option<u64>,
+}
+
+/// Layers whose states are of one kind.
+#[derive(Debug, Serialize)]
+struct StateGroup {
+    kind: &'static str,
+    layer_ids: Vec<usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,6 +76,8 @@ struct Decoder {
     num_key_value_heads: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     sliding_window: Option<SlidingWindow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_groups: Option<Vec<StateGroup>>,
 }
 
 /// Caches that keep a window alone; the runtime would take an empty list for all of them.
@@ -86,6 +115,8 @@ struct Search {
     temperature: f64,
     top_k: u64,
     top_p: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk_size: Option<u64>,
 }
 
 /// What the files of the checkpoint say of tokens and sampling.
@@ -115,10 +146,15 @@ impl GenaiConfig {
         let num_caches = spec.layers.iter().filter(has_cache).count();
         let mut inputs = BTreeMap::from([
             ("input_ids", "input_ids"),
-            ("attention_mask", "attention_mask"),
             ("past_key_names", "past_key_values.%d.key"),
             ("past_value_names", "past_key_values.%d.value"),
         ]);
+        let paged = settings.cache.paged;
+        let lengths = match paged {
+            None => &["attention_mask"][..],
+            Some(_) => &["block_table", "cumulative_sequence_lengths", "past_sequence_lengths", "attention_metadata"],
+        };
+        inputs.extend(lengths.iter().map(|name| (*name, *name)));
         if positions {
             inputs.insert("position_ids", "position_ids");
         }
@@ -152,6 +188,8 @@ impl GenaiConfig {
                         layers: windowed.caches,
                         cache_slack: 0,
                     }),
+                    state_groups: paged
+                        .map(|_| vec![StateGroup { kind: "paged_kv", layer_ids: (0..num_caches).collect() }]),
                 },
                 pad_token_id: sources.token("pad_token_id", sources.tokenizer.pad, spec.vocab_size)?.unwrap_or(eos[0]),
                 eos_token_id: if eos.len() == 1 { OneOrMore::One(eos[0]) } else { OneOrMore::More(eos) },
@@ -173,7 +211,9 @@ impl GenaiConfig {
                 temperature: sources.setting("temperature", Value::as_f64)?.unwrap_or(1.0),
                 top_k: sources.setting("top_k", Value::as_u64)?.unwrap_or(50),
                 top_p: sources.setting("top_p", Value::as_f64)?.unwrap_or(1.0),
+                chunk_size: paged.and_then(|paged| paged.chunk_size),
             },
+            engine: paged.map(|paged| Engine { dynamic_batching: DynamicBatching::new(paged) }),
         })
     }
 
@@ -183,6 +223,22 @@ impl GenaiConfig {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         runtime.merge_into(&mut value, settings)?;
         Ok(format!("{value:#}\n"))
+    }
+}
+
+impl DynamicBatching {
+    fn new(paged: Paged) -> Self {
+        let (num_blocks, gpu_utilization_factor) = match paged.pool {
+            Pool::Pages(pages) => (Some(pages), None),
+            Pool::ShareOfFree(share) => (None, Some(share)),
+        };
+        Self {
+            block_size: paged.block_size,
+            max_batch_size: paged.max_batch_size,
+            gpu_utilization_factor,
+            num_blocks,
+            max_scheduled_tokens: paged.max_scheduled_tokens,
+        }
     }
 }
 

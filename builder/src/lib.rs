@@ -39,7 +39,7 @@ mod sidecar;
 pub mod target;
 
 pub use build::{Built, Report, Request, build, commit, plan};
-pub use cache::{Cache, CacheCode, CacheQuantization, CacheScales, CacheScheme, ScaleSpan};
+pub use cache::{Cache, CacheCode, CacheQuantization, CacheScales, CacheScheme, Paged, Pool, ScaleSpan};
 pub use error::{Error, ErrorKind, Result};
 pub use lower::{lower, lower_with_adapters};
 pub use output::{Disk, Interrupt, Output};

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Operators, Plan, Request, Result,
+    Cache, Error, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Sink},
@@ -94,6 +94,7 @@ struct Options {
     nodes_to_exclude: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     shared_embeddings: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     kv_cache: Option<CacheOptions>,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
@@ -103,11 +104,29 @@ struct Options {
     adapters: BTreeMap<String, &'static str>,
 }
 
+/// Where the cache is not as it is by default.
 #[derive(Debug, Serialize)]
 struct CacheOptions {
-    quant_scheme: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quant_scheme: Option<&'static str>,
     /// Of the file of scales.
-    scales_sha256: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scales_sha256: Option<String>,
+    windowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paged_block_size: Option<u64>,
+}
+
+impl CacheOptions {
+    fn of(cache: &Cache) -> Option<Self> {
+        let quantization = cache.quantization.as_ref();
+        (quantization.is_some() || cache.windowed || cache.paged.is_some()).then(|| Self {
+            quant_scheme: quantization.map(|quantization| quantization.scheme.name()),
+            scales_sha256: quantization.map(|quantization| quantization.scales.sha256().to_owned()),
+            windowed: cache.windowed,
+            paged_block_size: cache.paged.map(|paged| paged.block_size),
+        })
+    }
 }
 
 /// What became of every tensor of the checkpoint.
@@ -190,10 +209,7 @@ impl Manifest {
                 matmul_mixed_precision: recipe.rules().iter().filter_map(mixed).collect(),
                 nodes_to_exclude: recipe.rules().iter().filter_map(excluded).collect(),
                 shared_embeddings: recipe.shared_embeddings(),
-                kv_cache: settings.cache.quantization.as_ref().map(|quantization| CacheOptions {
-                    quant_scheme: quantization.scheme.name(),
-                    scales_sha256: quantization.scales.sha256().to_owned(),
-                }),
+                kv_cache: CacheOptions::of(&settings.cache),
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
                 adapters: checkpoint

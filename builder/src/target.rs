@@ -51,6 +51,8 @@ pub struct CacheForms {
     pub codes: &'static [CacheCode],
     /// How it is told that a cache keeps a window alone; `None` where it keeps every token.
     pub windowed: Option<WindowedCache>,
+    /// Activations that its `PagedAttention` takes.
+    pub paged: &'static [Dtype],
 }
 
 /// Who forgets what has left the window.
@@ -116,7 +118,7 @@ const GROUP_QUERY: AttentionForm = AttentionForm::GroupQuery { packed: true, rot
 const GROUP_QUERY_OF_ROTATED: AttentionForm =
     AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8 };
 /// In the dtype of activations, and of every token.
-const PLAIN_CACHE: CacheForms = CacheForms { codes: &[], windowed: None };
+const PLAIN_CACHE: CacheForms = CacheForms { codes: &[], windowed: None, paged: &[] };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
 
 /// A cell of the table.
@@ -156,7 +158,11 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
-        cache: CacheForms { codes: &[CacheCode::Int8, CacheCode::Int4], windowed: Some(WindowedCache::Operator) },
+        cache: CacheForms {
+            codes: &[CacheCode::Int8, CacheCode::Int4],
+            windowed: Some(WindowedCache::Operator),
+            paged: &[],
+        },
         accuracy_level: 4,
         provider_options: &[],
         capture: None,
@@ -177,6 +183,7 @@ pub const TARGETS: &[Target] = &[
         cache: CacheForms {
             codes: &[CacheCode::Int8, CacheCode::Int4, CacheCode::Fp8],
             windowed: Some(WindowedCache::Operator),
+            paged: &[Dtype::F16, Dtype::Bf16],
         },
         accuracy_level: 0,
         provider_options: &[("cuda", &[])],
@@ -220,7 +227,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
-        cache: PLAIN_CACHE,
+        cache: CacheForms { paged: &[Dtype::F16], ..PLAIN_CACHE },
         accuracy_level: 4,
         provider_options: &[("webgpu", &[])],
         capture: Some(Capture {
@@ -243,7 +250,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
         form: STANDARD,
-        cache: CacheForms { codes: &[], windowed: Some(WindowedCache::Provider) },
+        cache: CacheForms { codes: &[], windowed: Some(WindowedCache::Provider), paged: &[] },
         accuracy_level: 0,
         provider_options: &[("NvTensorRtRtx", &[])],
         capture: Some(Capture {

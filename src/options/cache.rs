@@ -7,11 +7,38 @@ use genai_builder::CacheScheme;
 use super::{Row, Wrong, boolean};
 use crate::failure::Failure;
 
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct Cache {
     pub(crate) quant_scheme: Option<CacheScheme>,
     pub(crate) scale_file: Option<PathBuf>,
     pub(crate) windowed: Option<bool>,
+    pub(crate) use_paged_attention: Option<bool>,
+    pub(crate) paged_block_size: Option<u64>,
+    pub(crate) paged_chunk_size: Option<u64>,
+    pub(crate) gpu_utilization_factor: Option<f64>,
+    pub(crate) num_blocks: Option<u64>,
+    pub(crate) max_scheduled_tokens: Option<u64>,
+    pub(crate) max_batch_size: Option<u64>,
+}
+
+/// The largest number that the runtime reads.
+const LARGEST: u64 = i32::MAX as u64;
+
+macro_rules! count {
+    ($key:ident, $values:literal, $largest:expr, $default:literal, $about:literal) => {
+        Row {
+            key: stringify!($key),
+            values: $values,
+            default: $default,
+            applies: "builds with use_paged_attention",
+            about: $about,
+            set: |options, value| {
+                let count = value.parse().ok().filter(|count| (1..=$largest).contains(count));
+                options.cache.$key = Some(count.ok_or(Wrong::Value)?);
+                Ok(())
+            },
+        }
+    };
 }
 
 /// A scale for each channel of a large model is some megabytes of text.
@@ -91,4 +118,59 @@ pub(super) const ROWS: &[Row] = &[
             _ => Err(Wrong::Value),
         },
     },
+    Row {
+        key: "use_paged_attention",
+        values: "true or false",
+        default: "false",
+        applies: "cuda with activations in fp16 or bf16, webgpu with fp16",
+        about: "A cache in pages for the engine of onnxruntime-genai, which runs several sequences at once: \
+                `PagedAttention` over sequences that lie one behind the other. Refused for models that rotate by the \
+                length of a sequence, bias scores by distance, hide blocks, or share caches between layers. The graphs \
+                are computed with in tests after another attention op is put in place of this one, which has no kernel \
+                on the CPU.",
+        set: |options, value| {
+            options.cache.use_paged_attention = Some(boolean(value)?);
+            Ok(())
+        },
+    },
+    Row {
+        key: "paged_block_size",
+        values: "a power of two from 16 on",
+        default: "256",
+        applies: "builds with use_paged_attention",
+        about: "Tokens of a page.",
+        set: |options, value| {
+            let size = value.parse::<u64>().ok().filter(|size| (16..=LARGEST).contains(size) && size.is_power_of_two());
+            options.cache.paged_block_size = Some(size.ok_or(Wrong::Value)?);
+            Ok(())
+        },
+    },
+    count!(
+        paged_chunk_size,
+        "a number from 1 on",
+        LARGEST,
+        "none",
+        "Tokens of one prompt that are computed in a step; more are computed in the next ones."
+    ),
+    Row {
+        key: "gpu_utilization_factor",
+        values: "a number above 0, at most 1",
+        default: "0.6",
+        applies: "builds with use_paged_attention and without num_blocks",
+        about: "The share of the device's free memory that pages may take up.",
+        set: |options, value| {
+            let share = value.parse::<f64>().ok().filter(|share| *share > 0.0 && *share <= 1.0);
+            options.cache.gpu_utilization_factor = Some(share.ok_or(Wrong::Value)?);
+            Ok(())
+        },
+    },
+    count!(num_blocks, "a number from 1 on", LARGEST, "none", "How many pages there are, whatever memory is free."),
+    count!(
+        max_scheduled_tokens,
+        "a number from 1 on",
+        LARGEST,
+        "the runtime's own",
+        "Tokens of all sequences that are computed in a step."
+    ),
+    count!(max_batch_size, "a number from 1 to 256", 256, "100", "Sequences that are computed in a step."),
 ];

@@ -23,7 +23,7 @@ pub(crate) use session::Session;
 pub(crate) use source::Source;
 
 /// What was given, by subject. `None` where an option was not.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct ExtraOptions {
     pub(crate) quantization: Quantization,
     pub(crate) graph: Graph,

@@ -45,11 +45,14 @@ impl Lowering<'_> {
         if let Some(key_value) = key_value {
             self.keys.insert(index, key_value);
         }
-        let (mixed, present) = match self.settings.attention {
-            AttentionForm::Standard => {
-                self.standard_attention(path, attention, query, key_value, past, lengths.places)?
+        let (mixed, present) = match (lengths, self.settings.attention) {
+            (Lengths::Pages(pages), _) => {
+                self.paged_attention(index, path, attention, (query, key_value), past, pages)?
             }
-            AttentionForm::GroupQuery { .. } => {
+            (Lengths::Rows(rows), AttentionForm::Standard) => {
+                self.standard_attention(path, attention, query, key_value, past, rows.places)?
+            }
+            (Lengths::Rows(_), AttentionForm::GroupQuery { .. }) => {
                 self.group_query_attention(index, path, attention, (query, key_value), past, lengths)?
             }
         };
@@ -75,8 +78,8 @@ impl Lowering<'_> {
             key_value,
             past_key: past.0,
             past_value: past.1,
-            seqlens_k: lengths.seqlens_k,
-            total_sequence_length: lengths.total_sequence_length,
+            seqlens_k: lengths.rows()?.seqlens_k,
+            total_sequence_length: lengths.rows()?.total_sequence_length,
             rotation: rotation.filter(|_| self.rotates_inside(attention)),
             attention_bias: self.attention_bias(attention, path)?,
             num_heads,
@@ -185,7 +188,7 @@ impl Lowering<'_> {
             || self.cache_head_dim(attention) != attention.head_dim
     }
 
-    fn rotation(&mut self, attention: &Attention, lengths: &Lengths) -> Result<Option<Rotation>> {
+    pub(super) fn rotation(&mut self, attention: &Attention, lengths: &Lengths) -> Result<Option<Rotation>> {
         match attention.position {
             Position::Alibi(_) | Position::None => Ok(None),
             Position::Rope(id) => {

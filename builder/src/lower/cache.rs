@@ -19,6 +19,9 @@ impl Lowering<'_> {
     pub(super) fn check_cache(&self) -> Result<()> {
         let cache = &self.settings.cache;
         let windowed = WindowedCaches::of(self.spec, cache)?;
+        if cache.paged.is_some() {
+            self.check_paged()?;
+        }
         if self.settings.attention == AttentionForm::Standard && (windowed.is_some() || cache.quantization.is_some()) {
             let asked = if windowed.is_some() { "a window alone" } else { "codes" };
             return Err(Error::Unsupported {
@@ -63,7 +66,12 @@ impl Lowering<'_> {
         let (heads, width) = (attention.num_kv_heads as u64, self.settings.cache_width(attention.head_dim) as u64);
         let past = Dim::Symbol(if self.keeps_window(attention) { PAST_SLIDING } else { "past_sequence_length" });
         let dtype = self.settings.cache.quantization.as_ref().map_or(self.dtype, |codes| codes.scheme.code.dtype());
-        Fact::new(dtype, vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)])
+        let (heads, width) = (Dim::Known(heads), Dim::Known(width));
+        let shape = match self.settings.cache.paged {
+            None => vec![Dim::Symbol("batch_size"), heads, past, width],
+            Some(_) => vec![Dim::Symbol("num_blocks"), Dim::Symbol("block_size"), heads, width],
+        };
+        Fact::new(dtype, shape)
     }
 
     /// How the cache that a layer reads and writes holds codes; `None` where it holds values.
@@ -99,7 +107,11 @@ impl Lowering<'_> {
             }
         };
         let n = padded.len();
-        let (value, slot) = self.stored(name, Dtype::F32, &[n])?;
+        let dims = match (self.settings.cache.paged, n) {
+            (Some(_), 2..) => vec![attention.num_kv_heads, 1, self.cache_head_dim(attention)],
+            _ => vec![n],
+        };
+        let (value, slot) = self.stored(name, Dtype::F32, &dims)?;
         let segment = |scale| Segment { source: Source::Constant(scale), rows: 1 };
         let rows = Rows::Checkpoint { segments: padded.into_iter().map(segment).collect(), plus: 0.0 };
         self.jobs.push(Job { rows, n, k: 1, sink: Sink::Dense { slot, dtype: Dtype::F32 } });

@@ -21,6 +21,7 @@ mod lora;
 mod mask;
 mod mlp;
 mod norm;
+mod paged;
 mod rotary;
 mod standard_attention;
 mod standard_rotary;
@@ -33,6 +34,8 @@ use std::{collections::BTreeMap, ops::Range};
 use genai_architectures::{DecoderSpec, KeyValue, Mixer};
 use genai_checkpoint::Adapter;
 use genai_quantize::ScaleDtype;
+
+use mask::Lengths;
 
 use crate::{
     Error, Result, Settings,
@@ -142,20 +145,11 @@ struct Lowering<'a> {
 impl Lowering<'_> {
     fn decoder(&mut self) -> Result<()> {
         self.check_cache()?;
-        let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
-        let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?;
-        let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];
-        let attention_mask = self.graph.input("attention_mask", Fact::new(Dtype::I64, mask_shape))?;
-        if self.needs_positions() {
-            self.position_ids = Some(self.graph.input("position_ids", Fact::new(Dtype::I64, rows.to_vec()))?);
-        }
-        let caches = self.past()?;
-
+        let (input_ids, caches, lengths) = match self.settings.cache.paged {
+            None => self.padded_inputs()?,
+            Some(_) => self.packed_inputs()?,
+        };
         let spec = self.spec;
-        if self.settings.takes_lengths_of_mask() {
-            self.check_recorded()?;
-        }
-        let lengths = self.lengths(attention_mask)?;
         self.alibi_bias(input_ids, &lengths)?;
         self.block_biases(input_ids, &lengths)?;
         let (embedded, table) = self.embed(input_ids)?;
@@ -178,8 +172,10 @@ impl Lowering<'_> {
         let path = format!("/model/layers.{}/final_norm_layernorm", spec.layers.len());
         let stream = self.merge(stream)?;
         let normed = self.last_norm(stream, &spec.final_norm, &path)?;
-        let logits = self.head(normed, &table)?;
-
+        let mut logits = self.head(normed, &table)?;
+        if let Lengths::Pages(_) = lengths {
+            logits = self.flat("/lm_head/flat/Reshape", logits)?;
+        }
         self.graph.output(logits, "logits")?;
         for (index, (key, _)) in presents.iter().enumerate() {
             self.graph.output(*key, &format!("present.{index}.key"))?;
@@ -188,6 +184,19 @@ impl Lowering<'_> {
             self.graph.output(*value, &format!("present.{index}.value"))?;
         }
         Ok(())
+    }
+
+    /// Token ids `[batch, sequence]`, the caches and the lengths of rows that are padded to one length.
+    fn padded_inputs(&mut self) -> Result<(Value, BTreeMap<usize, (Value, Value)>, Lengths)> {
+        let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
+        let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?;
+        let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];
+        let attention_mask = self.graph.input("attention_mask", Fact::new(Dtype::I64, mask_shape))?;
+        if self.needs_positions() {
+            self.position_ids = Some(self.graph.input("position_ids", Fact::new(Dtype::I64, rows.to_vec()))?);
+        }
+        let caches = self.past()?;
+        Ok((input_ids, caches, Lengths::Rows(self.row_lengths(attention_mask)?)))
     }
 
     /// Adds an initializer of one slot whose bytes the caller's job writes.

@@ -293,7 +293,7 @@ pub struct CacheCodes {
 
 impl CacheCodes {
     /// `PER_TENSOR` or `PER_CHANNEL`, as the attention ops call it.
-    fn quant_type(&self) -> &'static str {
+    pub(super) fn quant_type(&self) -> &'static str {
         if self.per_channel { "PER_CHANNEL" } else { "PER_TENSOR" }
     }
 }

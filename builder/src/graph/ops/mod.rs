@@ -2,6 +2,7 @@
 
 mod contrib;
 mod layout;
+mod paged;
 mod standard;
 
 pub use contrib::{
@@ -9,6 +10,7 @@ pub use contrib::{
     Rotation, SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
 pub use layout::{Concat, Gather, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze};
+pub use paged::PagedAttention;
 pub use standard::{
     Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log,
     MatMul, Max, Min, Mod, Mul, Pow, ReduceMax, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization,
