@@ -8,13 +8,15 @@ use genai_builder::CacheScheme;
 use genai_onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto,
 };
-use genai_validate::{CacheMode, Generator};
+use genai_validate::{CacheMode, CachedTensor, Generator};
 use prost::Message;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::reference::{WAYS, Way, expect_logits, logits, recorded_logits};
-use crate::support::{Outcome, build, build_arguments, contents, fixture, for_each, genai_build, load, recorded, spec};
+use crate::support::{
+    Outcome, build, build_arguments, contents, fixture, for_each, genai_build, load, recorded, runtime_arguments, spec,
+};
 
 /// Scales of a checkpoint's caches for `int8`: the largest magnitudes over the recorded prompts by 128, of a plain
 /// package. `[layer][key, value][head, dimension]`.
@@ -26,7 +28,7 @@ pub(crate) fn channel_scales(name: &str) -> Outcome<Vec<[Vec<f32>; 2]>> {
     for prompt in &recorded_logits(&fixture(name))?.prompts {
         let mut generator = Generator::new(&mut model, prompt.input_ids.len(), CacheMode::Growing)?;
         generator.append(&prompt.input_ids)?;
-        for (tensor, (_, shape, values)) in generator.cached()?.into_iter().enumerate() {
+        for (tensor, CachedTensor { shape, values, .. }) in generator.cached()?.into_iter().enumerate() {
             let (layer, part) = (tensor / 2, tensor % 2);
             let &[1, heads, tokens, width] = shape.as_slice() else { return Err(format!("{shape:?}").into()) };
             let Mixer::Attention(attention) = &spec.layers[layer].mixer;
@@ -458,4 +460,39 @@ fn a_window_of_codes_keeps_whole_words() {
     );
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("exit code 3") && refused.contains("a multiple of 32 dimensions"), "{refused}");
+}
+
+/// What `--validate` says of such packages: a cache of codes is judged as weights of so many bits are, and one that keeps
+/// a window in the only way that it runs.
+#[test]
+fn packages_with_such_caches_are_validated() {
+    let scales = channel_scales("tales-llama").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("scales.json");
+    fs::write(&file, scale_file(&scales, true)).unwrap();
+    let file = format!("kv_cache_scale_file={}", file.display());
+    let (int8, int4) = ("kv_cache_quant_scheme=int8_per_channel", "kv_cache_quant_scheme=int4_per_channel");
+    let cases: [(&str, &str, &[&str], &str); 4] = [
+        ("tales-llama", "fp32", &[int8, &file], "int8"),
+        ("tales-llama", "fp32", &[int4, &file], "int4"),
+        ("tales-llama", "int4", &[int8, &file], "int4"),
+        ("gemma2-default", "fp32", &["windowed_kv_cache=true"], "fp32"),
+    ];
+    for_each(
+        &cases,
+        |(name, precision, options, _)| format!("{name} {precision} {options:?}"),
+        |(name, precision, options, judged)| {
+            let place = tempfile::tempdir()?;
+            let mut arguments = build_arguments(&fixture(name), precision, "cpu", &place.path().join("package"));
+            arguments.push("--extra_options".to_owned());
+            arguments.extend(options.iter().map(|option| (*option).to_owned()));
+            arguments.extend(["--validate".to_owned(), "--json".to_owned()]);
+            arguments.extend(runtime_arguments());
+            let report: Value = serde_json::from_str(&genai_build(arguments).success()?)?;
+            assert_eq!(report["parity"]["precision"], *judged, "{report:#}");
+            let verdict = report["parity"]["verdict"].as_str().ok_or("no verdict")?;
+            assert!(verdict == "pass" || *precision == "int4" && verdict == "ambiguous", "{report:#}");
+            Ok(())
+        },
+    );
 }

@@ -416,6 +416,15 @@ mod tests {
                     AttentionForm::Standard => false,
                 }),
             ),
+            (
+                "pages for activations of no cell",
+                target.cache.paged.iter().any(|paged| {
+                    let mut dtypes = target.cells.iter().flat_map(|cell| {
+                        std::iter::once(cell.activations).chain(cell.alternative.map(|(_, dtype)| dtype))
+                    });
+                    dtypes.all(|dtype| dtype != *paged)
+                }),
+            ),
             ("a recording switch without a provider", target.capture.is_some() && target.provider_options.is_empty()),
         ];
         rows.into_iter().filter(|(_, holds)| *holds).map(|(what, _)| what).collect()
@@ -444,6 +453,7 @@ mod tests {
                 .or("use", Dtype::F16),
             ],
             form: STANDARD,
+            cache: CacheForms { paged: &[Dtype::Bf16], ..PLAIN_CACHE },
             accuracy_level: 5,
             provider_options: &[],
             capture: Some(Capture {
@@ -455,7 +465,7 @@ mod tests {
             product_options: &[("fast", "fast")],
         };
         // All but that it has no cells at all.
-        assert_eq!(contradictions(&WRONG).len(), 8, "{:?}", contradictions(&WRONG));
+        assert_eq!(contradictions(&WRONG).len(), 9, "{:?}", contradictions(&WRONG));
         assert_eq!(contradictions(&Target { cells: &[], ..WRONG })[0], "no cells");
     }
 }

@@ -23,6 +23,11 @@ impl CacheMode {
     pub fn of(model: &Model) -> Self {
         if model.shares_buffer() { Self::Shared } else { Self::Growing }
     }
+
+    /// The mode that every ONNX Runtime can do: growing, unless a cache keeps a window, which is never empty.
+    pub fn plainest(model: &Model) -> Self {
+        if model.keeps_windows() { Self::Shared } else { Self::Growing }
+    }
 }
 
 /// Feeds tokens to a [`Model`] and returns logits. Lengths are counted, never inferred from pad ids.
@@ -31,6 +36,16 @@ pub struct Generator<'m> {
     cache: Cache,
     length: usize,
     max_length: usize,
+}
+
+/// A tensor of the cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedTensor {
+    /// The graph's input.
+    pub name: String,
+    /// `[1, heads, tokens, head size]`
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
 }
 
 enum Cache {
@@ -122,12 +137,11 @@ impl<'m> Generator<'m> {
         Ok(())
     }
 
-    /// Keys and values of the tokens so far: the graph's name of the input, the shape `[1, heads, tokens, head size]`, and
-    /// the values in order. From them come the scales of a quantized cache.
+    /// Keys and values of the tokens so far, of all layers. From them come the scales of a quantized cache.
     ///
     /// # Errors
     /// [`Error::Unsupported`] in [`CacheMode::Shared`], and for a cache that is quantized already.
-    pub fn cached(&self) -> Result<Vec<(String, Vec<usize>, Vec<f32>)>> {
+    pub fn cached(&self) -> Result<Vec<CachedTensor>> {
         let Cache::Growing(past) = &self.cache else {
             return Err(Error::unsupported("reading a shared cache", "CacheMode::Growing"));
         };

@@ -40,7 +40,7 @@ mod verdict;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{CacheMode, Generator};
+pub use generator::{CacheMode, CachedTensor, Generator};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{LoadOptions, Model};

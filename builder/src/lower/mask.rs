@@ -42,6 +42,9 @@ impl Lengths {
     }
 }
 
+/// Past keys and values, by the layers that have a cache of their own.
+pub(super) type Caches = BTreeMap<usize, (Value, Value)>;
+
 pub(super) struct RowLengths {
     /// int32 `[batch]`: tokens of each row, less one.
     pub(super) seqlens_k: Value,
@@ -113,7 +116,7 @@ impl Lowering<'_> {
 
     /// The inputs `past_key_values.{i}.key` of all caches, then those of the values, by the layers that have one; `i`
     /// counts the caches.
-    pub(super) fn past(&mut self) -> Result<BTreeMap<usize, (Value, Value)>> {
+    pub(super) fn past(&mut self) -> Result<Caches> {
         let caches: Vec<(usize, Fact)> = self
             .spec
             .layers

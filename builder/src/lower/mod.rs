@@ -35,7 +35,7 @@ use genai_architectures::{DecoderSpec, KeyValue, Mixer};
 use genai_checkpoint::Adapter;
 use genai_quantize::ScaleDtype;
 
-use mask::Lengths;
+use mask::{Caches, Lengths};
 
 use crate::{
     Error, Result, Settings,
@@ -187,7 +187,7 @@ impl Lowering<'_> {
     }
 
     /// Token ids `[batch, sequence]`, the caches and the lengths of rows that are padded to one length.
-    fn padded_inputs(&mut self) -> Result<(Value, BTreeMap<usize, (Value, Value)>, Lengths)> {
+    fn padded_inputs(&mut self) -> Result<(Value, Caches, Lengths)> {
         let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
         let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?;
         let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];

@@ -15,7 +15,10 @@ use std::collections::BTreeMap;
 
 use genai_architectures::{Attention, Mixer, Position, RopeScaling};
 
-use super::{Lowering, mask::Lengths};
+use super::{
+    Lowering,
+    mask::{Caches, Lengths},
+};
 use crate::{
     Error, Result,
     graph::{
@@ -93,7 +96,7 @@ impl Lowering<'_> {
     }
 
     /// Token ids `[1, tokens]`, the caches and the lengths of sequences that lie one behind the other.
-    pub(super) fn packed_inputs(&mut self) -> Result<(Value, BTreeMap<usize, (Value, Value)>, Lengths)> {
+    pub(super) fn packed_inputs(&mut self) -> Result<(Value, Caches, Lengths)> {
         let input_ids = self.graph.input("input_ids", Fact::new(Dtype::I64, vec![Dim::Symbol(TOKENS)]))?;
         let caches = self.past()?;
         let mut input = |name: &str, shape: Vec<Dim>| self.graph.input(name, Fact::new(Dtype::I32, shape));

@@ -7,8 +7,9 @@ use ort::session::{Session, SessionOutputs};
 use ort::value::{DynTensor, Outlet, TensorElementType as Element};
 
 use super::tensors;
+use crate::generator::CachedTensor;
 use crate::package::{Decoder, Package, Template};
-use crate::{Error, Matrix, Result};
+use crate::{Error, Matrix, Precision, Result};
 
 /// A graph input or output; a dimension that is not fixed is -1.
 #[derive(Clone, Debug)]
@@ -194,6 +195,20 @@ impl CacheSlot {
         self.window.map_or(tokens, |window| tokens.min(window.saturating_add(SLACK)).max(window))
     }
 
+    /// Whether it keeps a window alone.
+    pub(super) fn keeps_window(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// How coarse its codes are, where it holds codes.
+    pub(super) fn precision(&self) -> Option<Precision> {
+        match self.element {
+            Element::Int8 => Some(Precision::Int8),
+            Element::Uint8 => Some(Precision::Int4),
+            _ => None,
+        }
+    }
+
     /// A zeroed tensor for a sequence of up to `tokens`.
     pub(crate) fn buffer(&self, session: &Session, tokens: usize) -> Result<DynTensor> {
         let tokens = self.room(tokens);
@@ -226,11 +241,11 @@ impl CacheSlot {
     }
 
     /// The name, shape and values of a cache tensor.
-    pub(crate) fn values(&self, cache: &DynTensor) -> Result<(String, Vec<usize>, Vec<f32>)> {
+    pub(crate) fn values(&self, cache: &DynTensor) -> Result<CachedTensor> {
         match self.element {
             Element::Float32 | Element::Float16 => {
                 let (shape, values) = tensors::floats(cache)?;
-                Ok((self.past.clone(), shape, values))
+                Ok(CachedTensor { name: self.past.clone(), shape, values })
             }
             element => Err(Error::unsupported(format!("values of `{}`, which is {element}", self.past), "f32, f16")),
         }
