@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, path::Path};
 
 use genai_builder::{
-    Adaptation, DEFAULT_BLOCK_SIZE, Interface, Logits, Matrices, Precision, Recipe, Request, RuntimeConfig, Settings,
-    Target,
+    Adaptation, CacheQuantization, CacheScales, DEFAULT_BLOCK_SIZE, Interface, Logits, Matrices, Paged, Pool,
+    Precision, Recipe, Request, RuntimeConfig, Settings, TARGETS, Target,
     materialize::Limits,
     target::{AttentionForm, MatrixForm},
 };
@@ -16,7 +16,7 @@ use crate::{
     args::{PrecisionArg, SourceArgs, TargetArgs},
     console::note,
     envelope::Envelope,
-    failure::Failure,
+    failure::{Failure, code},
     hub,
     options::{self, ExtraOptions, Graph, Quantization, Session},
     targets::{self, Wanted},
@@ -77,7 +77,7 @@ pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
     let requests = all.into_iter().map(|settings| Request {
         settings,
         config_only: options.graph.config_only.unwrap_or(false),
-        filename: options.source.filename.clone().unwrap_or_else(|| "model.onnx".to_owned()),
+        filename: options.filename().to_owned(),
         allow_unused: args.allow_unused.clone(),
         hash_inputs: args.hash_inputs,
         runtime_config: RuntimeConfig { object: envelope.runtime_config.clone() },
@@ -159,6 +159,8 @@ fn settings(target: &'static Target, precision: Precision, options: &ExtraOption
     matrix_form(&mut settings, options)?;
     graph(&mut settings, &options.graph)?;
     session(&mut settings, &options.session)?;
+    cache(&mut settings, options)?;
+    settings.cache.paged = paged(&options.cache)?;
     Ok(settings)
 }
 
@@ -270,6 +272,104 @@ fn session(settings: &mut Settings, given: &Session) -> Result<(), Failure> {
         let (_, entry) = entry.ok_or_else(|| out_of_place(key))?;
         entries.insert(entry, switch(on));
     }
+    Ok(())
+}
+
+/// A cache in pages, and its engine.
+fn paged(given: &options::Cache) -> Result<Option<Paged>, Failure> {
+    if given.use_paged_attention != Some(true) {
+        let of_pages = [
+            ("paged_block_size", given.paged_block_size.is_some()),
+            ("paged_chunk_size", given.paged_chunk_size.is_some()),
+            ("gpu_utilization_factor", given.gpu_utilization_factor.is_some()),
+            ("num_blocks", given.num_blocks.is_some()),
+            ("max_scheduled_tokens", given.max_scheduled_tokens.is_some()),
+            ("max_batch_size", given.max_batch_size.is_some()),
+        ];
+        return match of_pages.iter().find(|(_, given)| *given) {
+            None => Ok(None),
+            Some((key, _)) => {
+                Err(meaningless(key, "a cache without pages").with_hint("use_paged_attention=true has some"))
+            }
+        };
+    }
+    let pool = match (given.num_blocks, given.gpu_utilization_factor) {
+        (Some(_), Some(_)) => {
+            return Err(Failure::usage(
+                "extra options num_blocks and gpu_utilization_factor both say how many pages there are",
+            )
+            .with_hint("leave one out"));
+        }
+        (Some(pages), None) => Pool::Pages(pages),
+        (None, share) => Pool::ShareOfFree(share.unwrap_or(0.6)),
+    };
+    Ok(Some(Paged {
+        block_size: given.paged_block_size.unwrap_or(256),
+        pool,
+        max_batch_size: given.max_batch_size.unwrap_or(100),
+        max_scheduled_tokens: given.max_scheduled_tokens,
+        chunk_size: given.paged_chunk_size,
+    }))
+}
+
+/// How the cache is kept.
+fn cache(settings: &mut Settings, options: &ExtraOptions) -> Result<(), Failure> {
+    const FILE: &str = "kv_cache_scale_file";
+    let given = &options.cache;
+    if let Some(windowed) = given.windowed {
+        let target = settings.target;
+        if windowed && target.cache.windowed.is_none() {
+            let works = TARGETS.iter().filter(|target| target.cache.windowed.is_some()).map(|target| target.provider);
+            let works: Vec<_> = works.collect();
+            return Err(Failure::unsupported(
+                format!("extra option windowed_kv_cache is true, and {} keeps every token", target.provider),
+                &format!("it works on {}", works.join(", ")),
+            ));
+        }
+        settings.cache.windowed = windowed;
+    }
+    let Some(scheme) = given.quant_scheme else {
+        return match &given.scale_file {
+            None => Ok(()),
+            Some(_) => {
+                Err(meaningless(FILE, "a cache that is not quantized").with_hint("kv_cache_quant_scheme says how"))
+            }
+        };
+    };
+    let target = settings.target;
+    if !target.cache.codes.contains(&scheme.code) {
+        let works = |target: &&Target| target.cache.codes.contains(&scheme.code);
+        let providers: Vec<_> = TARGETS.iter().filter(works).map(|target| target.provider).collect();
+        let here: Vec<_> = target.cache.codes.iter().map(|code| code.name()).collect();
+        let here = if here.is_empty() { "no quantized cache".to_owned() } else { here.join(", ") };
+        return Err(Failure::unsupported(
+            format!(
+                "extra option kv_cache_quant_scheme is {}, which {} has no kernels for",
+                scheme.name(),
+                target.provider
+            ),
+            &format!("{} takes {here}; {} works on {}", target.provider, scheme.code.name(), providers.join(", ")),
+        ));
+    }
+    let Some(path) = &given.scale_file else {
+        return Err(Failure::usage(format!("kv_cache_quant_scheme={} needs {FILE}=FILE", scheme.name())).with_hint(
+            "the scales are those of the peer's kv_cache_calibration; `genai-build options` says what the file holds",
+        ));
+    };
+    let unreadable = |error: std::io::Error| {
+        Failure::new(code::RESOURCES, format!("extra option {FILE}: cannot read {}: {error}", path.display()))
+    };
+    let size = std::fs::metadata(path).map_err(unreadable)?.len();
+    if size > options::LARGEST_SCALE_FILE {
+        let limit = options::LARGEST_SCALE_FILE;
+        return Err(Failure::usage(format!("{} has {size} bytes, expected at most {limit}", path.display())));
+    }
+    let text = std::fs::read(path).map_err(unreadable)?;
+    let name = path.file_name().map_or_else(|| FILE.into(), |name| name.to_string_lossy());
+    let graph = Path::new(options.filename());
+    let section = graph.file_stem().map(|stem| stem.to_string_lossy()).unwrap_or_default();
+    let scales = CacheScales::parse(&name, &text, &section, scheme)?;
+    settings.cache.quantization = Some(CacheQuantization { scheme, scales });
     Ok(())
 }
 

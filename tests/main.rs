@@ -4,6 +4,7 @@
 
 mod bf16;
 mod broken;
+mod cache;
 mod command_line;
 mod crash_matrix;
 mod faults;
@@ -18,6 +19,7 @@ mod machine_readable;
 mod mock_hub;
 mod options_graph;
 mod options_session;
+mod paged;
 mod parity;
 mod parts;
 mod raw;

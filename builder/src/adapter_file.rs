@@ -194,6 +194,6 @@ fn data_type(dtype: Dtype) -> Option<u64> {
         Dtype::F32 => Some(1),
         Dtype::F16 => Some(10),
         Dtype::Bf16 => Some(16),
-        Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::I8 | Dtype::U4 | Dtype::I4 | Dtype::Bool => None,
+        Dtype::I64 | Dtype::I32 | Dtype::U8 | Dtype::I8 | Dtype::U4 | Dtype::I4 | Dtype::F8E4M3 | Dtype::Bool => None,
     }
 }

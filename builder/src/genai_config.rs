@@ -9,12 +9,41 @@ use genai_architectures::{DecoderSpec, Layer, Mixer};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{Error, Logits, Result, RuntimeConfig, Settings, sidecar::TokenizerFacts};
+use crate::{
+    Error, Logits, Paged, Pool, Result, RuntimeConfig, Settings, cache::WindowedCaches, sidecar::TokenizerFacts,
+};
 
 #[derive(Debug, Serialize)]
 pub(crate) struct GenaiConfig {
     model: Model,
     search: Search,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<Engine>,
+}
+
+/// What lends pages of a cache to sequences.
+#[derive(Debug, Serialize)]
+struct Engine {
+    dynamic_batching: DynamicBatching,
+}
+
+#[derive(Debug, Serialize)]
+struct DynamicBatching {
+    block_size: u64,
+    max_batch_size: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gpu_utilization_factor: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    num_blocks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_scheduled_tokens: Option<u64>,
+}
+
+/// Layers whose states are of one kind.
+#[derive(Debug, Serialize)]
+struct StateGroup {
+    kind: &'static str,
+    layer_ids: Vec<usize>,
 }
 
 #[derive(Debug, Serialize)]
@@ -47,6 +76,21 @@ struct Decoder {
     num_attention_heads: usize,
     num_hidden_layers: usize,
     num_key_value_heads: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sliding_window: Option<SlidingWindow>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    state_groups: Option<Vec<StateGroup>>,
+}
+
+/// Caches that keep a window alone; the runtime would take an empty list for all of them.
+#[derive(Debug, Serialize)]
+struct SlidingWindow {
+    window_size: usize,
+    slide_key_value_cache: bool,
+    slide_inputs: bool,
+    layers: Vec<usize>,
+    /// Tokens kept beyond the window; 0 leaves it to the runtime.
+    cache_slack: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -73,6 +117,8 @@ struct Search {
     temperature: f64,
     top_k: u64,
     top_p: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    chunk_size: Option<u64>,
 }
 
 /// What the files of the checkpoint say of tokens and sampling.
@@ -104,10 +150,15 @@ impl GenaiConfig {
         let tokens = if interface.inputs_embeds { "inputs_embeds" } else { "input_ids" };
         let mut inputs = BTreeMap::from([
             (tokens, tokens),
-            ("attention_mask", "attention_mask"),
             ("past_key_names", "past_key_values.%d.key"),
             ("past_value_names", "past_key_values.%d.value"),
         ]);
+        let paged = settings.cache.paged;
+        let lengths = match paged {
+            None => &["attention_mask"][..],
+            Some(_) => &["block_table", "cumulative_sequence_lengths", "past_sequence_lengths", "attention_metadata"],
+        };
+        inputs.extend(lengths.iter().map(|name| (*name, *name)));
         if positions {
             inputs.insert("position_ids", "position_ids");
         }
@@ -138,6 +189,15 @@ impl GenaiConfig {
                     num_attention_heads: attention.num_heads,
                     num_hidden_layers: num_caches,
                     num_key_value_heads: attention.num_kv_heads,
+                    sliding_window: WindowedCaches::of(spec, &settings.cache)?.map(|windowed| SlidingWindow {
+                        window_size: windowed.window,
+                        slide_key_value_cache: false,
+                        slide_inputs: false,
+                        layers: windowed.caches,
+                        cache_slack: 0,
+                    }),
+                    state_groups: paged
+                        .map(|_| vec![StateGroup { kind: "paged_kv", layer_ids: (0..num_caches).collect() }]),
                 },
                 pad_token_id: sources.token("pad_token_id", sources.tokenizer.pad, spec.vocab_size)?.unwrap_or(eos[0]),
                 eos_token_id: if eos.len() == 1 { OneOrMore::One(eos[0]) } else { OneOrMore::More(eos) },
@@ -159,7 +219,9 @@ impl GenaiConfig {
                 temperature: sources.setting("temperature", Value::as_f64)?.unwrap_or(1.0),
                 top_k: sources.setting("top_k", Value::as_u64)?.unwrap_or(50),
                 top_p: sources.setting("top_p", Value::as_f64)?.unwrap_or(1.0),
+                chunk_size: paged.and_then(|paged| paged.chunk_size),
             },
+            engine: paged.map(|paged| Engine { dynamic_batching: DynamicBatching::new(paged) }),
         })
     }
 
@@ -169,6 +231,22 @@ impl GenaiConfig {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         runtime.merge_into(&mut value, settings)?;
         Ok(format!("{value:#}\n"))
+    }
+}
+
+impl DynamicBatching {
+    fn new(paged: Paged) -> Self {
+        let (num_blocks, gpu_utilization_factor) = match paged.pool {
+            Pool::Pages(pages) => (Some(pages), None),
+            Pool::ShareOfFree(share) => (None, Some(share)),
+        };
+        Self {
+            block_size: paged.block_size,
+            max_batch_size: paged.max_batch_size,
+            gpu_utilization_factor,
+            num_blocks,
+            max_scheduled_tokens: paged.max_scheduled_tokens,
+        }
     }
 }
 

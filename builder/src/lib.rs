@@ -21,6 +21,7 @@
 mod accounting;
 pub mod adapter_file;
 mod build;
+mod cache;
 mod digest;
 mod error;
 mod genai_config;
@@ -39,6 +40,7 @@ mod sidecar;
 pub mod target;
 
 pub use build::{Built, Report, Request, build, commit, plan};
+pub use cache::{Cache, CacheCode, CacheQuantization, CacheScales, CacheScheme, Paged, Pool, ScaleSpan};
 pub use error::{Error, ErrorKind, Result};
 pub use interface::{Interface, Logits};
 pub use lower::{lower, lower_with_adapters};

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    Error, Fusion, Interface, Logits, Operators, Plan, Request, Result,
+    Cache, Error, Fusion, Interface, Logits, Operators, Plan, Request, Result,
     accounting::Accounting,
     digest::Digest,
     plan::{CodeLayout, Job, Sink},
@@ -102,6 +102,8 @@ struct Options {
     fusion: Option<Fused>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     config_only: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kv_cache: Option<CacheOptions>,
     allow_unused: Vec<String>,
     #[serde(skip_serializing_if = "serde_json::Map::is_empty")]
     runtime_config: serde_json::Map<String, Value>,
@@ -126,6 +128,31 @@ struct Fused {
     qkv: bool,
     head_norms: bool,
     gate_up: bool,
+}
+
+/// Where the cache is not as it is by default.
+#[derive(Debug, Serialize)]
+struct CacheOptions {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quant_scheme: Option<&'static str>,
+    /// Of the file of scales.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    scales_sha256: Option<String>,
+    windowed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    paged_block_size: Option<u64>,
+}
+
+impl CacheOptions {
+    fn of(cache: &Cache) -> Option<Self> {
+        let quantization = cache.quantization.as_ref();
+        (quantization.is_some() || cache.windowed || cache.paged.is_some()).then(|| Self {
+            quant_scheme: quantization.map(|quantization| quantization.scheme.name()),
+            scales_sha256: quantization.map(|quantization| quantization.scales.sha256().to_owned()),
+            windowed: cache.windowed,
+            paged_block_size: cache.paged.map(|paged| paged.block_size),
+        })
+    }
 }
 
 /// What became of every tensor of the checkpoint.
@@ -214,6 +241,7 @@ impl Manifest {
                 interface: (settings.interface != Interface::default()).then(|| Ends::of(&settings.interface)),
                 fusion: (settings.fusion != Fusion::of(settings.attention)).then(|| Fused::of(settings.fusion)),
                 config_only: request.config_only,
+                kv_cache: CacheOptions::of(&settings.cache),
                 allow_unused: request.allow_unused.clone(),
                 runtime_config: request.runtime_config.object.clone(),
                 adapters: checkpoint

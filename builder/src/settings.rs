@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use genai_architectures::{DecoderSpec, Layer, Mlp};
 
 use crate::{
-    Error, Interface, Precision, Recipe, Result, Target,
+    Cache, Error, Interface, Precision, Recipe, Result, Target,
     graph::Dtype,
     target::{AttentionForm, Form, MatrixForm},
 };
@@ -27,6 +27,7 @@ pub struct Settings {
     pub form: Form,
     pub fusion: Fusion,
     pub interface: Interface,
+    pub cache: Cache,
     pub session: Session,
     pub adaptation: Adaptation,
 }
@@ -95,12 +96,19 @@ impl Settings {
             form: target.form,
             fusion: Fusion::of(cell.attention),
             interface: Interface::default(),
+            cache: Cache::default(),
             session: Session {
                 capture: target.capture.as_ref().map(|capture| capture.default),
                 entries: BTreeMap::new(),
             },
             adaptation: Adaptation::BakedIn,
         })
+    }
+
+    /// Elements of the cache for a head of a layer.
+    pub(crate) fn cache_width(&self, head_dim: usize) -> usize {
+        let padded = self.attention.padded_head_dim(head_dim);
+        self.cache.quantization.as_ref().map_or(padded, |quantization| quantization.scheme.code.width(padded))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What each execution provider can do: one row, data only. Lowering asks the row and never the name.
 
-use crate::{Error, Precision, Result, graph::Dtype};
+use crate::{CacheCode, Error, Precision, Result, graph::Dtype};
 
 /// An execution provider and its kernels.
 #[derive(Debug)]
@@ -12,6 +12,7 @@ pub struct Target {
     /// What it runs.
     pub cells: &'static [Cell],
     pub form: Form,
+    pub cache: CacheForms,
     /// `MatMulNBits` accuracy level unless the user asks for another: 4 takes activations in int8, 0 leaves it open.
     pub accuracy_level: u8,
     /// What `genai_config.json` lists under `provider_options`.
@@ -41,6 +42,26 @@ pub struct Form {
     pub matrices: MatrixForm,
     /// RMS norms, norms of a residual sum, products with a matrix the other way round.
     pub others: OperatorForm,
+}
+
+/// What a provider's attention can do with the cache besides keeping it in the dtype of activations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CacheForms {
+    /// What it takes keys and values as.
+    pub codes: &'static [CacheCode],
+    /// How it is told that a cache keeps a window alone; `None` where it keeps every token.
+    pub windowed: Option<WindowedCache>,
+    /// Activations that its `PagedAttention` takes.
+    pub paged: &'static [Dtype],
+}
+
+/// Who forgets what has left the window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowedCache {
+    /// The attention op, where its attribute `sliding_window_cache` says so.
+    Operator,
+    /// The provider, by the config of the package alone.
+    Provider,
 }
 
 /// How attention is spelled.
@@ -102,6 +123,8 @@ const GROUP_QUERY_AND_NORMS: AttentionForm =
 /// The same where it takes q, k and v apart and rotates none.
 const GROUP_QUERY_OF_ROTATED: AttentionForm =
     AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8, norms_heads: false };
+/// In the dtype of activations, and of every token.
+const PLAIN_CACHE: CacheForms = CacheForms { codes: &[], windowed: None, paged: &[] };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
 
 /// A cell of the table.
@@ -141,6 +164,11 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
+        cache: CacheForms {
+            codes: &[CacheCode::Int8, CacheCode::Int4],
+            windowed: Some(WindowedCache::Operator),
+            paged: &[],
+        },
         accuracy_level: 4,
         provider_options: &[],
         capture: None,
@@ -158,6 +186,11 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
+        cache: CacheForms {
+            codes: &[CacheCode::Int8, CacheCode::Int4, CacheCode::Fp8],
+            windowed: Some(WindowedCache::Operator),
+            paged: &[Dtype::F16, Dtype::Bf16],
+        },
         accuracy_level: 0,
         provider_options: &[("cuda", &[])],
         capture: Some(Capture {
@@ -179,6 +212,7 @@ pub const TARGETS: &[Target] = &[
         ],
         // Without zero points its kernel takes codes for numbers from zero on.
         form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED },
+        cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[("dml", &[])],
         capture: Some(Capture {
@@ -199,6 +233,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
         ],
         form: Form { matrices: N_BITS, others: FUSED },
+        cache: CacheForms { paged: &[Dtype::F16], ..PLAIN_CACHE },
         accuracy_level: 4,
         provider_options: &[("webgpu", &[])],
         capture: Some(Capture {
@@ -221,6 +256,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
         form: STANDARD,
+        cache: CacheForms { codes: &[], windowed: Some(WindowedCache::Provider), paged: &[] },
         accuracy_level: 0,
         provider_options: &[("NvTensorRtRtx", &[])],
         capture: Some(Capture {
@@ -236,6 +272,7 @@ pub const TARGETS: &[Target] = &[
         aliases: &[],
         cells: STANDARD_CELLS,
         form: STANDARD,
+        cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[("openvino", &[])],
         capture: None,
@@ -247,6 +284,7 @@ pub const TARGETS: &[Target] = &[
         aliases: &[],
         cells: STANDARD_CELLS,
         form: STANDARD,
+        cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[],
         capture: None,
@@ -384,6 +422,15 @@ mod tests {
                     AttentionForm::Standard => false,
                 }),
             ),
+            (
+                "pages for activations of no cell",
+                target.cache.paged.iter().any(|paged| {
+                    let mut dtypes = target.cells.iter().flat_map(|cell| {
+                        std::iter::once(cell.activations).chain(cell.alternative.map(|(_, dtype)| dtype))
+                    });
+                    dtypes.all(|dtype| dtype != *paged)
+                }),
+            ),
             ("a recording switch without a provider", target.capture.is_some() && target.provider_options.is_empty()),
         ];
         rows.into_iter().filter(|(_, holds)| *holds).map(|(what, _)| what).collect()
@@ -412,6 +459,7 @@ mod tests {
                 .or("use", Dtype::F16),
             ],
             form: STANDARD,
+            cache: CacheForms { paged: &[Dtype::Bf16], ..PLAIN_CACHE },
             accuracy_level: 5,
             provider_options: &[],
             capture: Some(Capture {
@@ -423,7 +471,7 @@ mod tests {
             product_options: &[("fast", "fast")],
         };
         // All but that it has no cells at all.
-        assert_eq!(contradictions(&WRONG).len(), 8, "{:?}", contradictions(&WRONG));
+        assert_eq!(contradictions(&WRONG).len(), 9, "{:?}", contradictions(&WRONG));
         assert_eq!(contradictions(&Target { cells: &[], ..WRONG })[0], "no cells");
     }
 }

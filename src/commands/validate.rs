@@ -91,18 +91,20 @@ pub(crate) fn check(
     let adapters = subject.checkpoint.adapters();
     let baked_in = adapters.first().filter(|_| subject.adaptation == Adaptation::BakedIn);
     let reference = reference(subject, baked_in, &tokenizer, &mut model)?;
-    let mut prompts = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
+    let mode = CacheMode::plainest(&model);
+    let mut prompts = compare_prompts(&mut model, &reference, mode)?;
     let mut name = reference.name;
     for adapter in adapters.iter().filter(|_| subject.adaptation == Adaptation::Swappable) {
         model.set_adapter(Some(&package.folder.join(format!("{}.onnx_adapter", adapter.name()))))?;
         let reference = self::reference(subject, Some(adapter), &tokenizer, &mut model)?;
-        let with = compare_prompts(&mut model, &reference, CacheMode::Growing)?;
+        let with = compare_prompts(&mut model, &reference, mode)?;
         let called =
             |prompt: PromptParity| PromptParity { name: format!("{}/{}", adapter.name(), prompt.name), ..prompt };
         prompts.extend(with.into_iter().map(called));
         name = format!("{name}; with {}: {}", adapter.name(), reference.name);
     }
     model.set_adapter(None)?;
+    let precision = coarser(precision, model.cache_precision());
     let parity = ParityReport::new(precision, subject.spec.num_parameters(), name, prompts)?;
 
     let (prompt, steps) = CONTINUED;
@@ -173,11 +175,21 @@ fn interpreted(
         let mut prompt = tokenizer.encode(text, SpecialTokens::Added)?;
         prompt.truncate(spec.context_length.saturating_sub(GREEDY_STEPS));
         if !prompt.is_empty() {
-            let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, CacheMode::Growing)?;
+            let mode = CacheMode::plainest(model);
+            let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, mode)?;
             continued.push(Continued { name: name.to_owned(), prompt, continuation });
         }
     }
     Ok(Reference::interpret(spec, checkpoint, adapter, &continued)?)
+}
+
+/// Of weights and cache that which loses more.
+fn coarser(weights: Precision, cache: Option<Precision>) -> Precision {
+    match (weights, cache) {
+        (Precision::Int4, _) | (_, Some(Precision::Int4)) => Precision::Int4,
+        (_, Some(cache)) => cache,
+        (weights, None) => weights,
+    }
 }
 
 pub(crate) fn precision(precision: genai_builder::Precision) -> Precision {

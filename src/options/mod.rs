@@ -5,6 +5,7 @@
 //! a request is made of them all, in `request`.
 
 mod absent;
+mod cache;
 mod graph;
 mod quantization;
 mod session;
@@ -15,17 +16,19 @@ use std::fmt::Write;
 
 use crate::failure::Failure;
 
+pub(crate) use cache::{Cache, LARGEST_SCALE_FILE};
 pub(crate) use graph::Graph;
 pub(crate) use quantization::Quantization;
 pub(crate) use session::Session;
 pub(crate) use source::Source;
 
 /// What was given, by subject. `None` where an option was not.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq)]
 pub(crate) struct ExtraOptions {
     pub(crate) quantization: Quantization,
     pub(crate) graph: Graph,
     pub(crate) session: Session,
+    pub(crate) cache: Cache,
     pub(crate) source: Source,
     /// Lines for people.
     pub(crate) notes: Vec<String>,
@@ -55,6 +58,7 @@ pub(crate) enum Wrong {
 const SUBJECTS: &[(&str, &[Row])] = &[
     ("Quantization", quantization::ROWS),
     ("Graph", graph::ROWS),
+    ("Cache", cache::ROWS),
     ("Files and sources", source::ROWS),
     ("Session", session::ROWS),
     ("Parts that no supported model has", absent::ROWS),
@@ -89,6 +93,11 @@ impl ExtraOptions {
             parsed.set(key, value.trim())?;
         }
         Ok(parsed)
+    }
+
+    /// The name of the graph's file.
+    pub(crate) fn filename(&self) -> &str {
+        self.source.filename.as_deref().unwrap_or("model.onnx")
     }
 
     /// Sets one option by its present name.

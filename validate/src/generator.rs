@@ -4,7 +4,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
 use ort::value::DynTensor;
 
-use crate::model::{self, Model, Row};
+use crate::model::{self, CacheSlot, Model, Row};
 use crate::{Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
@@ -23,6 +23,11 @@ impl CacheMode {
     pub fn of(model: &Model) -> Self {
         if model.shares_buffer() { Self::Shared } else { Self::Growing }
     }
+
+    /// The mode that every ONNX Runtime can do: growing, unless a cache keeps a window, which is never empty.
+    pub fn plainest(model: &Model) -> Self {
+        if model.keeps_windows() { Self::Shared } else { Self::Growing }
+    }
 }
 
 /// Feeds tokens to a [`Model`] and returns logits. Lengths are counted, never inferred from pad ids.
@@ -31,6 +36,16 @@ pub struct Generator<'m> {
     cache: Cache,
     length: usize,
     max_length: usize,
+}
+
+/// A tensor of the cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedTensor {
+    /// The graph's input.
+    pub name: String,
+    /// `[1, heads, tokens, head size]`
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
 }
 
 enum Cache {
@@ -96,10 +111,20 @@ impl<'m> Generator<'m> {
     /// right graph.
     ///
     /// # Errors
-    /// [`Error::Argument`] for a length beyond the current one.
+    /// [`Error::Argument`] for a length beyond the current one, [`Error::Unsupported`] where a cache that keeps a window has
+    /// forgotten tokens.
     pub fn rewind(&mut self, length: usize) -> Result<()> {
         if length > self.length {
             return Err(Error::argument("the length to rewind to", length, format!("at most {}", self.length)));
+        }
+        let forgotten = |slot: &&CacheSlot| slot.room(self.max_length) < self.length;
+        // From the start nothing old is looked at.
+        if (1..self.length).contains(&length)
+            && let Some(slot) = self.model.wiring.slots.iter().find(forgotten)
+        {
+            let room = slot.room(self.max_length);
+            let what = format!("rewinding {} tokens in `{}`, which holds {room}", self.length, slot.past);
+            return Err(Error::unsupported(what, "rewinding what no window has left"));
         }
         if let Cache::Growing(past) = &mut self.cache
             && length < self.length
@@ -110,6 +135,18 @@ impl<'m> Generator<'m> {
         }
         self.length = length;
         Ok(())
+    }
+
+    /// Keys and values of the tokens so far, of all layers. From them come the scales of a quantized cache.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] in [`CacheMode::Shared`], and for a cache that is quantized already.
+    pub fn cached(&self) -> Result<Vec<CachedTensor>> {
+        let Cache::Growing(past) = &self.cache else {
+            return Err(Error::unsupported("reading a shared cache", "CacheMode::Growing"));
+        };
+        let slots = self.model.wiring.slots.iter().zip(past);
+        slots.map(|(slot, cache)| slot.values(cache)).collect()
     }
 
     /// Forgets all tokens.

@@ -40,11 +40,11 @@ mod verdict;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{CacheMode, Generator};
+pub use generator::{CacheMode, CachedTensor, Generator};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{LoadOptions, Model};
-pub use package::{Decoder, Inputs, Outputs, Package, Search, Template};
+pub use package::{CacheWindow, Decoder, Inputs, Outputs, Package, Search, Template};
 pub use parity::{compare_prompts, continue_greedily};
 pub use reference::{Continued, PromptReference, Reference};
 pub use runtime::{Network, Runtime};

@@ -16,6 +16,8 @@ pub enum Dtype {
     U4,
     /// The same, two's complement.
     I4,
+    /// E4M3 without infinities.
+    F8E4M3,
     Bool,
 }
 
@@ -65,7 +67,7 @@ impl Dtype {
             Self::I64 => 64,
             Self::F32 | Self::I32 => 32,
             Self::F16 | Self::Bf16 => 16,
-            Self::U8 | Self::I8 | Self::Bool => 8,
+            Self::U8 | Self::I8 | Self::F8E4M3 | Self::Bool => 8,
             Self::U4 | Self::I4 => 4,
         }
     }
@@ -87,6 +89,7 @@ impl Dtype {
             Self::I8 => "INT8",
             Self::U4 => "UINT4",
             Self::I4 => "INT4",
+            Self::F8E4M3 => "FLOAT8E4M3FN",
             Self::Bool => "BOOL",
         }
     }

@@ -163,6 +163,7 @@ fn data_type(dtype: Dtype) -> i32 {
         Dtype::I8 => DataType::Int8,
         Dtype::U4 => DataType::Uint4,
         Dtype::I4 => DataType::Int4,
+        Dtype::F8E4M3 => DataType::Float8e4m3fn,
         Dtype::Bool => DataType::Bool,
     };
     kind.into()

@@ -35,7 +35,7 @@ impl Lowering<'_> {
             return Err(Error::graph(PATH, "layers differ in the biases of their heads"));
         }
         let at = |part: &str| format!("{PATH}/{part}");
-        let (keys, queries) = match lengths.places {
+        let (keys, queries) = match lengths.rows()?.places {
             Some(places) => self.float_places(PATH, places)?,
             None => self.columns(input_ids, lengths)?,
         };
@@ -63,7 +63,7 @@ impl Lowering<'_> {
     fn columns(&mut self, input_ids: Value, lengths: &Lengths) -> Result<(Value, Value)> {
         let graph = &mut self.graph;
         let at = |part: &str| format!("{PATH}/{part}");
-        let total = Cast { input: lengths.total_sequence_length, to: Dtype::F32 };
+        let total = Cast { input: lengths.rows()?.total_sequence_length, to: Dtype::F32 };
         let total = graph.add(&at("total/Cast"), &total)?;
         let shape = graph.add(&at("sequence/Shape"), &Shape(input_ids))?;
         let column = graph.constant(Constant::Int64(1))?;

@@ -18,7 +18,7 @@ use crate::{
         Value,
         ops::{Clip, GroupQueryAttention, HeadNorms, Rotation},
     },
-    target::AttentionForm,
+    target::{AttentionForm, WindowedCache},
 };
 
 impl Lowering<'_> {
@@ -47,12 +47,15 @@ impl Lowering<'_> {
         if let Some(key_value) = key_value {
             self.keys.insert(index, key_value);
         }
-        let (mixed, present) = match self.settings.attention {
-            AttentionForm::Standard => {
-                self.standard_attention(path, attention, query, key_value, past, lengths.places)?
+        let (mixed, present) = match (lengths, self.settings.attention) {
+            (Lengths::Pages(pages), _) => {
+                self.paged_attention(index, path, attention, (query, key_value), past, pages)?
             }
-            AttentionForm::GroupQuery { .. } => {
-                self.group_query_attention((index, path), attention, (query, key_value), past, rotation, lengths)?
+            (Lengths::Rows(rows), AttentionForm::Standard) => {
+                self.standard_attention(path, attention, query, key_value, past, rows.places)?
+            }
+            (Lengths::Rows(_), AttentionForm::GroupQuery { .. }) => {
+                self.group_query_attention((index, path), attention, (query, key_value), past, lengths)?
             }
         };
         self.presents.insert(index, present);
@@ -67,17 +70,17 @@ impl Lowering<'_> {
         attention: &Attention,
         (query, key_value): (Value, Option<(Value, Value)>),
         past: (Value, Value),
-        rotation: Option<Rotation>,
         lengths: &Lengths,
     ) -> Result<(Value, (Value, Value))> {
         let &Attention { num_heads, num_kv_heads, .. } = attention;
+        let rotation = self.rotation(attention, lengths)?;
         let op = GroupQueryAttention {
             query,
             key_value,
             past_key: past.0,
             past_value: past.1,
-            seqlens_k: lengths.seqlens_k,
-            total_sequence_length: lengths.total_sequence_length,
+            seqlens_k: lengths.rows()?.seqlens_k,
+            total_sequence_length: lengths.rows()?.total_sequence_length,
             rotation: rotation.filter(|_| self.rotates_inside(attention)),
             attention_bias: self.attention_bias(attention, path)?,
             head_norms: self.weights_inside(index, path, attention)?,
@@ -87,6 +90,9 @@ impl Lowering<'_> {
             scale: attention.scale,
             softcap: attention.softcap,
             window: attention.window,
+            codes: self.cache_codes(index, attention)?,
+            windowed_cache: self.keeps_window(attention)
+                && self.settings.target.cache.windowed == Some(WindowedCache::Operator),
         };
         let name = format!("{path}/GroupQueryAttention");
         let outputs = self.graph.wire(&name, &name, &op)?;
@@ -187,7 +193,8 @@ impl Lowering<'_> {
     /// The norms of q and k that the attention op of layer `index` takes itself: of each head, by one weight for all,
     /// before any rotation, and with nothing in between.
     pub(super) fn norms_inside<'n>(&self, index: usize, attention: &'n Attention) -> Option<[&'n Norm; 2]> {
-        if !self.settings.fusion.head_norms {
+        // The op over pages takes no norms.
+        if !self.settings.fusion.head_norms || self.settings.cache.paged.is_some() {
             return None;
         }
         let (Some(q), Some(k)) = (&attention.q_norm, &attention.k_norm) else { return None };
@@ -239,7 +246,7 @@ impl Lowering<'_> {
         })
     }
 
-    fn rotation(&mut self, attention: &Attention, lengths: &Lengths) -> Result<Option<Rotation>> {
+    pub(super) fn rotation(&mut self, attention: &Attention, lengths: &Lengths) -> Result<Option<Rotation>> {
         match attention.position {
             Position::Alibi(_) | Position::None => Ok(None),
             Position::Rope(id) => {

@@ -68,7 +68,7 @@ impl Lowering<'_> {
         let size = graph.constant(Constant::Int64(size as i64))?;
         let zero = graph.constant(Constant::Int64(0))?;
 
-        let (keys, queries) = match lengths.places {
+        let (keys, queries) = match lengths.rows()?.places {
             Some(Places { keys, queries, .. }) => (keys, queries),
             None => self.row_places(path, input_ids, lengths)?,
         };
@@ -101,7 +101,8 @@ impl Lowering<'_> {
         let graph = &mut self.graph;
         let at = |part: &str| format!("{path}/{part}");
         let (zero, one) = (graph.constant(Constant::Int64(0))?, graph.constant(Constant::Int64(1))?);
-        let total = graph.add(&at("total/Cast"), &Cast { input: lengths.total_sequence_length, to: Dtype::I64 })?;
+        let total =
+            graph.add(&at("total/Cast"), &Cast { input: lengths.rows()?.total_sequence_length, to: Dtype::I64 })?;
         let keys = Range { start: zero, limit: total, delta: one, length: "total_sequence_length" };
         let keys = graph.add(&at("keys/Range"), &keys)?;
 
@@ -109,7 +110,7 @@ impl Lowering<'_> {
         let sequence = graph.add(&at("sequence/Gather"), &Gather { data: shape, indices: one })?;
         let steps = Range { start: zero, limit: sequence, delta: one, length: "sequence_length" };
         let steps = graph.add(&at("queries/Range"), &steps)?;
-        let tokens = graph.add(&at("past/Cast"), &Cast { input: lengths.seqlens_k, to: Dtype::I64 })?;
+        let tokens = graph.add(&at("past/Cast"), &Cast { input: lengths.rows()?.seqlens_k, to: Dtype::I64 })?;
         let tokens = graph.add(&at("past/Add"), &Add(tokens, one))?;
         let past = graph.add(&at("past/Sub"), &Sub(tokens, sequence))?;
         let past = graph.add(&at("past/Max"), &Max(past, zero))?;

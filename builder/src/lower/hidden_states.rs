@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Lowering, mask::Lengths, norm::Stream, standard_attention::Places};
+use super::{Lowering, mask::RowLengths, norm::Stream, standard_attention::Places};
 use crate::{
     Error, Result,
     graph::{
@@ -16,7 +16,7 @@ const AUX: &str = "/model/aux_hidden_states";
 
 impl Lowering<'_> {
     /// `[batch, 1, hidden]`: the hidden state of each row's last token, which need not be in the last column.
-    pub(super) fn last_rows(&mut self, hidden: Value, lengths: &Lengths) -> Result<Value> {
+    pub(super) fn last_rows(&mut self, hidden: Value, lengths: &RowLengths) -> Result<Value> {
         let at = |part: &str| format!("{PRUNE}/{part}");
         let graph = &mut self.graph;
         let one = graph.constant(Constant::Int64(1))?;
@@ -34,7 +34,7 @@ impl Lowering<'_> {
     /// A row has `seqlens_k + 1` tokens with its past, and only rows without a past, or of one new token, are run
     /// together: the smaller of that and the new columns is the count of its new tokens. The mask's own columns tell
     /// less, for there may be as many as the cache has room.
-    fn last_by_length(&mut self, columns: Value, lengths: &Lengths) -> Result<Value> {
+    fn last_by_length(&mut self, columns: Value, lengths: &RowLengths) -> Result<Value> {
         let at = |part: &str| format!("{PRUNE}/{part}");
         let graph = &mut self.graph;
         let one = graph.constant(Constant::Int64(1))?;
@@ -47,7 +47,7 @@ impl Lowering<'_> {
     }
 
     /// `[batch, 1, 1]`, wherever rows are padded: the first column at which all tokens of a row are counted.
-    fn last_by_mask(&mut self, places: Places, columns: Value, lengths: &Lengths) -> Result<Value> {
+    fn last_by_mask(&mut self, places: Places, columns: Value, lengths: &RowLengths) -> Result<Value> {
         let at = |part: &str| format!("{PRUNE}/{part}");
         let graph = &mut self.graph;
         let last = graph.add(&at("ArgMax"), &ArgMax(places.keys))?;

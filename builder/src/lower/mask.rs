@@ -12,11 +12,11 @@ use std::collections::BTreeMap;
 
 use genai_architectures::{Layer, Mixer, Position, Rope, RopeScaling};
 
-use super::{Lowering, standard_attention::Places};
+use super::{Lowering, paged::Pages, standard_attention::Places};
 use crate::{
     Error, Logits, Result,
     graph::{
-        Constant, Dim, Dtype, Fact, Value,
+        Constant, Dtype, Fact, Value,
         ops::{Cast, Gather, ReduceMax, ReduceSum, Shape, Sub},
     },
     target::AttentionForm,
@@ -24,7 +24,28 @@ use crate::{
 
 const PATH: &str = "/model/attn_mask_reformat/attn_mask_subgraph";
 
-pub(super) struct Lengths {
+/// What attention needs to know of the lengths of the sequences.
+pub(super) enum Lengths {
+    /// Rows of a batch, padded.
+    Rows(RowLengths),
+    /// One behind the other, without padding.
+    Pages(Pages),
+}
+
+impl Lengths {
+    /// Those of the rows; [`Lowering::check_paged`] refuses what needs them where there are none.
+    pub(super) fn rows(&self) -> Result<&RowLengths> {
+        match self {
+            Self::Rows(lengths) => Ok(lengths),
+            Self::Pages(_) => Err(Error::graph("attention_mask", "the graph has no such input")),
+        }
+    }
+}
+
+/// Past keys and values, by the layers that have a cache of their own.
+pub(super) type Caches = BTreeMap<usize, (Value, Value)>;
+
+pub(super) struct RowLengths {
     /// int32 `[batch]`: tokens of each row, less one.
     pub(super) seqlens_k: Value,
     /// int32 scalar: columns of the mask.
@@ -34,8 +55,9 @@ pub(super) struct Lengths {
 }
 
 impl Lowering<'_> {
-    pub(super) fn lengths(&mut self, attention_mask: Value) -> Result<Lengths> {
+    pub(super) fn row_lengths(&mut self, attention_mask: Value) -> Result<RowLengths> {
         if self.settings.takes_lengths_of_mask() {
+            self.check_recorded()?;
             return self.lengths_of_mask(attention_mask);
         }
         let one = self.graph.constant(Constant::Int64s(vec![1]))?;
@@ -51,10 +73,10 @@ impl Lowering<'_> {
             AttentionForm::GroupQuery { .. } => None,
             AttentionForm::Standard => Some(self.places(attention_mask)?),
         };
-        Ok(Lengths { seqlens_k, total_sequence_length, places })
+        Ok(RowLengths { seqlens_k, total_sequence_length, places })
     }
 
-    fn lengths_of_mask(&mut self, attention_mask: Value) -> Result<Lengths> {
+    fn lengths_of_mask(&mut self, attention_mask: Value) -> Result<RowLengths> {
         let axes = self.graph.constant(Constant::Int64s(vec![1]))?;
         let one = self.cast(&format!("{PATH}/one"), axes, Dtype::I32)?;
         let mask = self.cast(&format!("{PATH}/mask"), attention_mask, Dtype::I32)?;
@@ -63,11 +85,11 @@ impl Lowering<'_> {
         let rows = self.graph.constant(Constant::Int64s(vec![0]))?;
         let total_sequence_length =
             self.graph.add(&format!("{PATH}/ReduceMax"), &ReduceMax { input: sum, axes: rows })?;
-        Ok(Lengths { seqlens_k, total_sequence_length, places: None })
+        Ok(RowLengths { seqlens_k, total_sequence_length, places: None })
     }
 
     /// Fails where a part of the model is computed from lengths, and these are not known outside of a recorded step.
-    pub(super) fn check_recorded(&self) -> Result<()> {
+    fn check_recorded(&self) -> Result<()> {
         let spec = self.spec;
         let by_length = |rope: &Rope| match rope.scaling {
             RopeScaling::Dynamic { .. } => true,
@@ -96,7 +118,7 @@ impl Lowering<'_> {
 
     /// The inputs `past_key_values.{i}.key` of all caches, then those of the values, by the layers that have one; `i`
     /// counts the caches.
-    pub(super) fn past(&mut self) -> Result<BTreeMap<usize, (Value, Value)>> {
+    pub(super) fn past(&mut self) -> Result<Caches> {
         let caches: Vec<(usize, Fact)> = self
             .spec
             .layers
@@ -107,10 +129,7 @@ impl Lowering<'_> {
                 if !attention.key_value.is_own() {
                     return None;
                 }
-                let (heads, width) = (attention.num_kv_heads as u64, self.cache_head_dim(attention) as u64);
-                let past = Dim::Symbol("past_sequence_length");
-                let shape = vec![Dim::Symbol("batch_size"), Dim::Known(heads), past, Dim::Known(width)];
-                Some((index, Fact::new(self.dtype, shape)))
+                Some((index, self.cache_fact(attention)))
             })
             .collect();
         let mut inputs = |part: &str| -> Result<Vec<Value>> {

@@ -11,6 +11,7 @@
 mod alibi;
 mod attention;
 mod block_sparsity;
+mod cache;
 mod embedding;
 mod heads;
 mod hidden_states;
@@ -21,6 +22,7 @@ mod lora;
 mod mask;
 mod mlp;
 mod norm;
+mod paged;
 mod rotary;
 mod standard_attention;
 mod standard_rotary;
@@ -34,11 +36,13 @@ use genai_architectures::{DecoderSpec, KeyValue, Mixer};
 use genai_checkpoint::Adapter;
 use genai_quantize::ScaleDtype;
 
+use mask::{Caches, Lengths};
+
 use crate::{
     Error, Logits, Result, Settings,
     graph::{
         Constant, Dim, Dtype, Fact, Graph, Value,
-        ops::{Cast, Slice},
+        ops::{CacheCodes, Cast, Slice},
     },
     plan::{Job, Layout, Plan, Rows, Segment, Sink, Source},
 };
@@ -74,6 +78,7 @@ pub fn lower_with_adapters(
         presents: BTreeMap::new(),
         rotary_rows: BTreeMap::new(),
         visibilities: BTreeMap::new(),
+        cache_codes: BTreeMap::new(),
         layer_inputs: Vec::new(),
         casts: BTreeMap::new(),
         within: None,
@@ -125,6 +130,8 @@ struct Lowering<'a> {
     rotary_rows: BTreeMap<Value, (Value, Value)>,
     /// Biases that hide what is not seen, by the window.
     visibilities: BTreeMap<Option<usize>, Value>,
+    /// How the caches of the layers hold codes, made once for each.
+    cache_codes: BTreeMap<usize, CacheCodes>,
     /// The input of each layer's own.
     layer_inputs: Vec<Value>,
     /// Constants in the dtype of activations, by the name of the node that makes them.
@@ -138,27 +145,13 @@ struct Lowering<'a> {
 
 impl Lowering<'_> {
     fn decoder(&mut self) -> Result<()> {
-        let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
-        let tokens = match self.settings.interface.inputs_embeds {
-            false => self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?,
-            true => {
-                let shape = [rows.as_slice(), &[Dim::Known(self.spec.hidden_size as u64)]].concat();
-                self.graph.input("inputs_embeds", Fact::new(self.dtype, shape))?
-            }
-        };
-        let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];
-        let attention_mask = self.graph.input("attention_mask", Fact::new(Dtype::I64, mask_shape))?;
-        if self.needs_positions() {
-            self.position_ids = Some(self.graph.input("position_ids", Fact::new(Dtype::I64, rows.to_vec()))?);
-        }
-        let caches = self.past()?;
-
-        let (spec, settings) = (self.spec, self.settings);
-        if self.settings.takes_lengths_of_mask() {
-            self.check_recorded()?;
-        }
+        self.check_cache()?;
         self.check_norms_inside()?;
-        let lengths = self.lengths(attention_mask)?;
+        let (tokens, caches, lengths) = match self.settings.cache.paged {
+            None => self.padded_inputs()?,
+            Some(_) => self.packed_inputs()?,
+        };
+        let (spec, settings) = (self.spec, self.settings);
         self.alibi_bias(tokens, &lengths)?;
         self.block_biases(tokens, &lengths)?;
         let (embedded, table) = self.embed(tokens)?;
@@ -186,11 +179,14 @@ impl Lowering<'_> {
         let normed = self.last_norm(stream, &spec.final_norm, &path)?;
         let read = match settings.interface.logits {
             Logits::All => Some(normed),
-            Logits::Last => Some(self.last_rows(normed, &lengths)?),
+            Logits::Last => Some(self.last_rows(normed, lengths.rows()?)?),
             Logits::None => None,
         };
         if let Some(read) = read {
-            let logits = self.head(read, &table)?;
+            let mut logits = self.head(read, &table)?;
+            if let Lengths::Pages(_) = lengths {
+                logits = self.flat("/lm_head/flat/Reshape", logits)?;
+            }
             self.graph.output(logits, "logits")?;
         }
         if settings.interface.hidden_states {
@@ -204,6 +200,25 @@ impl Lowering<'_> {
             self.graph.output(*value, &format!("present.{index}.value"))?;
         }
         Ok(())
+    }
+
+    /// Token ids `[batch, sequence]`, the caches and the lengths of rows that are padded to one length.
+    fn padded_inputs(&mut self) -> Result<(Value, Caches, Lengths)> {
+        let rows = [Dim::Symbol("batch_size"), Dim::Symbol("sequence_length")];
+        let tokens = match self.settings.interface.inputs_embeds {
+            false => self.graph.input("input_ids", Fact::new(Dtype::I64, rows.to_vec()))?,
+            true => {
+                let shape = [rows.as_slice(), &[Dim::Known(self.spec.hidden_size as u64)]].concat();
+                self.graph.input("inputs_embeds", Fact::new(self.dtype, shape))?
+            }
+        };
+        let mask_shape = vec![Dim::Symbol("batch_size"), Dim::Symbol("total_sequence_length")];
+        let attention_mask = self.graph.input("attention_mask", Fact::new(Dtype::I64, mask_shape))?;
+        if self.needs_positions() {
+            self.position_ids = Some(self.graph.input("position_ids", Fact::new(Dtype::I64, rows.to_vec()))?);
+        }
+        let caches = self.past()?;
+        Ok((tokens, caches, Lengths::Rows(self.row_lengths(attention_mask)?)))
     }
 
     /// Adds an initializer of one slot whose bytes the caller's job writes.

@@ -38,7 +38,6 @@ impl Lowering<'_> {
         let context_length = spec.context_length;
         let suffix = if id.0 == 0 { String::new() } else { format!("_{}", id.0) };
         let path = format!("/model/rotary_emb{suffix}");
-        let total = lengths.total_sequence_length;
         let tables = match rope.scaling {
             RopeScaling::None
             | RopeScaling::Linear { .. }
@@ -52,14 +51,14 @@ impl Lowering<'_> {
                 let short = RotaryTable { length: original_context, rows: original_context };
                 let long = RotaryTable { length: context_length, rows: context_length };
                 let (cos, sin) = self.stored_tables(&suffix, rope, &[short, long])?;
-                self.chosen_tables(&path, cos, sin, original_context, total)?
+                self.chosen_tables(&path, cos, sin, original_context, lengths.rows()?.total_sequence_length)?
             }
             RopeScaling::LongRope { .. } => {
                 let table = RotaryTable { length: context_length, rows: context_length };
                 self.stored_tables(&suffix, rope, &[table])?
             }
             RopeScaling::Dynamic { factor, original_context } => {
-                self.dynamic_tables(&path, rope, factor, original_context, total)?
+                self.dynamic_tables(&path, rope, factor, original_context, lengths.rows()?.total_sequence_length)?
             }
         };
         self.rotary.insert(id.0, tables);

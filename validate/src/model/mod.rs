@@ -10,11 +10,12 @@ use ort::ErrorCode;
 use ort::session::{Adapter, RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::DynTensor;
 
+pub(crate) use wiring::CacheSlot;
 use wiring::{Port, PositionIds, Wiring};
 
 use crate::package::Package;
 use crate::runtime::Runtime;
-use crate::{Error, Matrix, Result};
+use crate::{Error, Matrix, Precision, Result};
 
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LoadOptions {
@@ -106,6 +107,16 @@ impl Model {
     /// In tokens, prompt included.
     pub fn context_length(&self) -> usize {
         self.context_length
+    }
+
+    /// Does a cache keep a window of tokens alone?
+    pub fn keeps_windows(&self) -> bool {
+        self.wiring.slots.iter().any(CacheSlot::keeps_window)
+    }
+
+    /// How coarse the codes of the cache are: int8 or int4; `None` for one of floats.
+    pub fn cache_precision(&self) -> Option<Precision> {
+        self.wiring.slots.iter().find_map(CacheSlot::precision)
     }
 
     /// Does the package ask for one cache buffer for past and present (`search.past_present_share_buffer`)?

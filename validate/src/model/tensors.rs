@@ -2,7 +2,7 @@
 
 use half::f16;
 use ort::session::Session;
-use ort::value::{DynTensor, DynValue, Tensor, TensorElementType as Element};
+use ort::value::{DynTensor, Tensor, TensorElementType as Element, TensorValueTypeMarker, Value};
 
 use crate::{Error, Result};
 
@@ -30,7 +30,7 @@ pub(super) fn zeros(session: &Session, element: Element, shape: &[usize]) -> Res
 }
 
 /// Shape and values of a float32 or float16 tensor.
-pub(super) fn floats(value: &DynValue) -> Result<(Vec<usize>, Vec<f32>)> {
+pub(super) fn floats<T: TensorValueTypeMarker + ?Sized>(value: &Value<T>) -> Result<(Vec<usize>, Vec<f32>)> {
     let doing = "reading an output tensor";
     let (shape, values) = match value.dtype().tensor_type() {
         Some(Element::Float16) => {
@@ -51,6 +51,8 @@ pub(super) fn floats(value: &DynValue) -> Result<(Vec<usize>, Vec<f32>)> {
 pub(super) fn copy_head_rows(from: &DynTensor, to: &mut DynTensor, heads: usize, count: usize) -> Result<()> {
     match from.data_type() {
         Element::Float16 => copy_typed::<f16>(from, to, heads, count),
+        Element::Int8 => copy_typed::<i8>(from, to, heads, count),
+        Element::Uint8 => copy_typed::<u8>(from, to, heads, count),
         _ => copy_typed::<f32>(from, to, heads, count),
     }
 }

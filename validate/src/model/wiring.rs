@@ -7,8 +7,9 @@ use ort::session::{Session, SessionOutputs};
 use ort::value::{DynTensor, Outlet, TensorElementType as Element};
 
 use super::tensors;
+use crate::generator::CachedTensor;
 use crate::package::{Decoder, Package, Template};
-use crate::{Error, Matrix, Result};
+use crate::{Error, Matrix, Precision, Result};
 
 /// A graph input or output; a dimension that is not fixed is -1.
 #[derive(Clone, Debug)]
@@ -43,7 +44,7 @@ pub(super) struct PositionIds {
     pub(super) planes: Option<usize>,
 }
 
-/// One tensor of the cache: `[batch, heads, tokens, head_size]`, f32 or f16.
+/// One tensor of the cache: `[batch, heads, tokens, head_size]`, f32 or f16, or codes of 8 bits, or pairs of codes of 4.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheSlot {
     pub(crate) past: String,
@@ -51,7 +52,12 @@ pub(crate) struct CacheSlot {
     element: Element,
     heads: usize,
     head_size: usize,
+    /// In tokens, where no more are kept.
+    window: Option<usize>,
 }
+
+/// Tokens that a cache holds beyond its window, as in the peer on the CPU: so many steps pass before any is forgotten.
+const SLACK: usize = 16;
 
 impl Port {
     pub(super) fn of(outlet: &Outlet) -> Self {
@@ -160,8 +166,8 @@ impl CacheSlot {
             Error::package(&decoder.model, format!("the graph has input `{}` but no output `{name}`", past.name))
         })?;
         let element = match past.element {
-            Some(element @ (Element::Float32 | Element::Float16)) => element,
-            _ => return Err(wrong_element(past, "float32, float16 (on the CPU provider)")),
+            Some(element @ (Element::Float32 | Element::Float16 | Element::Int8 | Element::Uint8)) => element,
+            _ => return Err(wrong_element(past, "float32, float16, int8, uint8 (on the CPU provider)")),
         };
         if output.element != past.element {
             let problem = format!("`{name}` is {}, but `{}` is {element}", shown(output), past.name);
@@ -183,16 +189,44 @@ impl CacheSlot {
             element,
             heads: usize::try_from(heads).unwrap_or(decoder.num_key_value_heads),
             head_size: usize::try_from(head_size).unwrap_or(decoder.head_size),
+            window: decoder.window.as_ref().and_then(|window| window.of(layer)),
         })
     }
 
-    /// A zeroed tensor with room for `tokens`.
+    /// How many of `tokens` it holds; a window is held whole in any case.
+    pub(crate) fn room(&self, tokens: usize) -> usize {
+        self.window.map_or(tokens, |window| tokens.min(window.saturating_add(SLACK)).max(window))
+    }
+
+    /// Whether it keeps a window alone.
+    pub(super) fn keeps_window(&self) -> bool {
+        self.window.is_some()
+    }
+
+    /// How coarse its codes are, where it holds codes.
+    pub(super) fn precision(&self) -> Option<Precision> {
+        match self.element {
+            Element::Int8 => Some(Precision::Int8),
+            Element::Uint8 => Some(Precision::Int4),
+            _ => None,
+        }
+    }
+
+    /// A zeroed tensor for a sequence of up to `tokens`.
     pub(crate) fn buffer(&self, session: &Session, tokens: usize) -> Result<DynTensor> {
+        let tokens = self.room(tokens);
         tensors::zeros(session, self.element, &[1, self.heads, tokens, self.head_size])
     }
 
     /// What a sequence starts from: no tokens at all.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for a cache that keeps a window: there is never less than that of it.
     pub(crate) fn empty(&self, session: &Session, batch: usize) -> Result<DynTensor> {
+        if let Some(window) = self.window {
+            let what = format!("an empty `{}`, which is a window of {window} tokens", self.past);
+            return Err(Error::unsupported(what, "one sequence in a shared buffer, CacheMode::Shared"));
+        }
         tensors::zeros(session, self.element, &[batch, self.heads, 0, self.head_size])
     }
 
@@ -206,6 +240,17 @@ impl CacheSlot {
             Ok(tensor)
         } else {
             Err(refuse(format!("shape {}, expected {expected:?}", tensor.shape())))
+        }
+    }
+
+    /// The name, shape and values of a cache tensor.
+    pub(crate) fn values(&self, cache: &DynTensor) -> Result<CachedTensor> {
+        match self.element {
+            Element::Float32 | Element::Float16 => {
+                let (shape, values) = tensors::floats(cache)?;
+                Ok(CachedTensor { name: self.past.clone(), shape, values })
+            }
+            element => Err(Error::unsupported(format!("values of `{}`, which is {element}", self.past), "f32, f16")),
         }
     }
 
@@ -340,7 +385,10 @@ mod tests {
                 refused(|_, outputs| drop(outputs.remove(1))),
                 "has input `past_key_values.7.value` but no output `present.7.value`",
             ),
-            (refused(|inputs, _| inputs[3].element = Some(Element::Bfloat16)), "supported: float32, float16"),
+            (
+                refused(|inputs, _| inputs[3].element = Some(Element::Bfloat16)),
+                "supported: float32, float16, int8, uint8",
+            ),
             (refused(|_, outputs| outputs[1].element = Some(Element::Float32)), "`present.7.value` is f32"),
             (refused(|inputs, _| inputs[2].dims = vec![-1, 5, 32, 16]), "exactly 32 tokens"),
             (refused(|inputs, _| inputs[2].dims = vec![2, -1, 5, -1, 16]), "of shape [2, -1, 5, -1, 16]"),

@@ -114,6 +114,14 @@ impl<'a> Fields<'a> {
     }
 
     /// A relative path that stays inside the folder, by the rules of every platform, because packages travel.
+    /// A list of numbers from zero on; absent is empty.
+    pub(super) fn indices(&self, key: &str) -> Result<Vec<usize>> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let index = |item: &Value| item.as_u64().filter(|index| *index <= LARGEST).map(|index| index as usize);
+        let list = value.as_array().and_then(|list| list.iter().map(index).collect());
+        list.ok_or_else(|| self.mismatch(key, "a list of numbers from zero on"))
+    }
+
     pub(super) fn path(&self, key: &str) -> Result<PathBuf> {
         let text = self.text(key)?;
         let path = Path::new(text);

@@ -48,8 +48,19 @@ pub struct Decoder {
     pub num_key_value_heads: usize,
     pub inputs: Inputs,
     pub outputs: Outputs,
+    /// Caches that keep a window alone.
+    pub window: Option<CacheWindow>,
     /// Parts of the file that ask for more than a plain decoder, as JSON paths. [`crate::Model::load`] refuses them.
     pub beyond_plain: Vec<String>,
+}
+
+/// Which caches hold no more than the last tokens, and how many.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CacheWindow {
+    /// In tokens.
+    pub size: usize,
+    /// Numbers of the caches, as in their names; none stands for all.
+    pub layers: Vec<usize>,
 }
 
 /// Graph names of the decoder's inputs.
@@ -157,8 +168,24 @@ impl Decoder {
                 present_key: outputs.template("present_key_names", "present.%d.key")?,
                 present_value: outputs.template("present_value_names", "present.%d.value")?,
             },
+            window: CacheWindow::read(&decoder)?,
             beyond_plain: beyond_plain(model, &decoder, &inputs)?,
         })
+    }
+}
+
+impl CacheWindow {
+    fn read(decoder: &Fields) -> Result<Option<Self>> {
+        let window = decoder.object_or_empty("sliding_window")?;
+        match window.optional_integer("window_size")? {
+            None | Some(0) => Ok(None),
+            Some(size) => Ok(Some(Self { size, layers: window.indices("layers")? })),
+        }
+    }
+
+    /// The window of a cache, by its number.
+    pub fn of(&self, layer: usize) -> Option<usize> {
+        (self.layers.is_empty() || self.layers.contains(&layer)).then_some(self.size)
     }
 }
 

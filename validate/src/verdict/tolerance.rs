@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// What the weights of a package are stored in; sets how much rounding is to be expected.
+/// What the weights of a package, or its cache where that is coarser, are stored in; sets how much rounding is to be
+/// expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {

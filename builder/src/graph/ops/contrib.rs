@@ -251,6 +251,10 @@ pub struct HeadNorms {
     pub k: Value,
     pub epsilon: f32,
 }
+/// The length of a cache that keeps a window alone, before and after a run. Under one name for both kinds of caches they
+/// would be taken to be of one length.
+pub const PAST_SLIDING: &str = "past_sliding_length";
+const TOTAL_SLIDING: &str = "total_sliding_length";
 
 /// Causal attention over the cache. Outputs: `[batch, sequence, num_heads * head_dim]`, present key, present value.
 #[derive(Debug, Clone, Copy)]
@@ -278,6 +282,29 @@ pub struct GroupQueryAttention {
     pub scale: f32,
     pub softcap: Option<f32>,
     pub window: Option<usize>,
+    /// Where the cache holds codes.
+    pub codes: Option<CacheCodes>,
+    /// Whether the cache keeps no more than the window, and the op forgets what leaves it.
+    pub windowed_cache: bool,
+}
+
+/// How a cache of codes is read and written: `value = code * scale`.
+#[derive(Debug, Clone, Copy)]
+pub struct CacheCodes {
+    /// Float: `[1]`, or one for each dimension of each key head.
+    pub key_scale: Value,
+    pub value_scale: Value,
+    /// Whether a dimension of a head has a scale of its own.
+    pub per_channel: bool,
+    /// Of a code; two of 4 are a byte.
+    pub bits: usize,
+}
+
+impl CacheCodes {
+    /// `PER_TENSOR` or `PER_CHANNEL`, as the attention ops call it.
+    pub(super) fn quant_type(&self) -> &'static str {
+        if self.per_channel { "PER_CHANNEL" } else { "PER_TENSOR" }
+    }
 }
 
 impl Op for GroupQueryAttention {
@@ -298,8 +325,12 @@ impl Op for GroupQueryAttention {
             None,
             self.attention_bias,
         ];
-        if let Some(norms) = &self.head_norms {
-            inputs.extend([None, None, None, Some(norms.q), Some(norms.k)]);
+        if self.codes.is_some() || self.head_norms.is_some() {
+            let (codes, norms) = (self.codes, self.head_norms);
+            // Between are sinks.
+            inputs.push(None);
+            inputs.extend([codes.map(|codes| codes.key_scale), codes.map(|codes| codes.value_scale)]);
+            inputs.extend([norms.map(|norms| norms.q), norms.map(|norms| norms.k)]);
         }
         inputs
     }
@@ -318,6 +349,16 @@ impl Op for GroupQueryAttention {
             ),
         ];
         attributes.extend(self.head_norms.map(|norms| ("qk_norm_epsilon", Attribute::Float(norms.epsilon))));
+        if let Some(codes) = self.codes {
+            attributes.extend([
+                ("k_quant_type", Attribute::Text(codes.quant_type())),
+                ("v_quant_type", Attribute::Text(codes.quant_type())),
+                ("kv_cache_bit_width", Attribute::Int(codes.bits as i64)),
+            ]);
+        }
+        if self.windowed_cache {
+            attributes.push(("sliding_window_cache", Attribute::Int(1)));
+        }
         attributes
     }
 
@@ -332,7 +373,15 @@ impl Op for GroupQueryAttention {
                 expect_last(graph, value, kv_heads * head_dim)?;
             }
         }
-        same_dtype(graph, self.query, self.past_key)?;
+        match self.codes {
+            None => drop(same_dtype(graph, self.query, self.past_key)?),
+            Some(codes) => {
+                for scale in [codes.key_scale, codes.value_scale] {
+                    expect_dtype(graph, scale, Dtype::F32)?;
+                }
+                expect_last(graph, self.past_key, head_dim * codes.bits as u64 / 8)?;
+            }
+        }
         for value in self.rotation.iter().flat_map(|rotation| [rotation.cos, rotation.sin]).chain(self.attention_bias) {
             same_dtype(graph, self.query, value)?;
         }
@@ -343,8 +392,11 @@ impl Op for GroupQueryAttention {
         expect_dtype(graph, self.seqlens_k, Dtype::I32)?;
         expect_dtype(graph, self.total_sequence_length, Dtype::I32)?;
         let past = graph.fact(self.past_key);
-        let [batch, kv, _, width] = &past.shape[..] else { return Err(format!("past key is {past}, expected rank 4")) };
-        let present = vec![batch.clone(), kv.clone(), Dim::Symbol("total_sequence_length"), width.clone()];
+        let [batch, kv, length, width] = &past.shape[..] else {
+            return Err(format!("past key is {past}, expected rank 4"));
+        };
+        let total = if *length == Dim::Symbol(PAST_SLIDING) { TOTAL_SLIDING } else { "total_sequence_length" };
+        let present = vec![batch.clone(), kv.clone(), Dim::Symbol(total), width.clone()];
         let present = Fact::new(past.dtype, present);
         Ok(vec![Some(graph.fact(self.query).with_last(heads * head_dim)), Some(present.clone()), Some(present)])
     }

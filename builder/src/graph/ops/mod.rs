@@ -2,15 +2,17 @@
 
 mod contrib;
 mod layout;
+mod paged;
 mod standard;
 
 pub use contrib::{
-    FusedMatMul, GatherBlockQuantized, GroupQueryAttention, HeadNorms, MatMulNBits, RotaryEmbedding, Rotation,
-    SkipLayerNormalization, SkipSimplifiedLayerNormalization,
+    CacheCodes, FusedMatMul, GatherBlockQuantized, GroupQueryAttention, HeadNorms, MatMulNBits, PAST_SLIDING,
+    RotaryEmbedding, Rotation, SkipLayerNormalization, SkipSimplifiedLayerNormalization,
 };
 pub use layout::{
     ArgMax, Concat, Gather, GatherNd, Pad, Place, Range, Reshape, Shape, Slice, Split, Transpose, Unsqueeze,
 };
+pub use paged::PagedAttention;
 pub use standard::{
     Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log,
     MatMul, Max, Min, Mod, Mul, Pow, ReduceMax, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization,

@@ -354,6 +354,7 @@ impl Op for Cast {
             Dtype::Bf16 => 16,
             Dtype::U4 => 21,
             Dtype::I4 => 22,
+            Dtype::F8E4M3 => 17,
         };
         vec![("to", Attribute::Int(to))]
     }
