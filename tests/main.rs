@@ -20,6 +20,7 @@ mod options_graph;
 mod options_session;
 mod parity;
 mod parts;
+mod placement;
 mod readme;
 mod recipes;
 mod reference;
