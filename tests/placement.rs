@@ -1,7 +1,12 @@
 //! Which provider runs which node, as the profile of ONNX Runtime tells it: no operator of a package is without a
 //! kernel where the table of targets says that it runs.
 
+use std::fs;
+
+use genai_onnx::ModelProto;
 use genai_validate::{CacheMode, Error, LoadOptions, Model, Package, Placement, Provider, continue_greedily};
+use prost::Message;
+use serde_json::Value;
 
 use crate::support::{Outcome, build, fixture, for_each, runtime, tell};
 
@@ -70,6 +75,34 @@ fn a_provider_that_the_library_lacks_is_an_error_and_not_the_cpu() -> Outcome {
             Err(error) => return Err(error.into()),
             Ok(_) => tell(&format!("the ONNX Runtime of these tests has {} and a device for it", provider.name())),
         }
+    }
+    Ok(())
+}
+
+/// The rows say what the op of a provider passes over in silence; a model that needs it gets standard operators.
+#[test]
+fn attention_is_spelled_out_where_the_op_would_pass_over_something() -> Outcome {
+    for (checkpoint, provider, fused) in [
+        ("llama-default", "dml", true),
+        // A window, biases that stand for positions, blocks, a cap.
+        ("mistral-window", "dml", false),
+        ("bloom-default", "dml", false),
+        ("phi3small-default", "dml", false),
+        ("gemma2-default", "dml", false),
+        ("gemma2-default", "webgpu", false),
+        ("gemma2-listed", "webgpu", true),
+        ("mistral-window", "webgpu", true),
+        ("bloom-default", "webgpu", true),
+        ("gemma2-default", "cuda", true),
+        ("bloom-default", "cuda", true),
+    ] {
+        let folder = build(&fixture(checkpoint), "fp16", provider, &[])?;
+        let case = format!("{checkpoint} for {provider}");
+        let graph = ModelProto::decode(fs::read(folder.path().join("model.onnx"))?.as_slice())?.graph.ok_or("graph")?;
+        let found = graph.node.iter().filter(|node| node.op_type() == "GroupQueryAttention").count();
+        assert_eq!(found > 0, fused, "{case}: {found} of GroupQueryAttention");
+        let config: Value = serde_json::from_slice(&fs::read(folder.path().join("genai_config.json"))?)?;
+        assert_eq!(config["search"]["past_present_share_buffer"], fused, "{case}");
     }
     Ok(())
 }

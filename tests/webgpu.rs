@@ -23,7 +23,7 @@ use genai_validate::{
     metrics, runtime,
 };
 
-use reference::{Way, logits, recorded_logits, rounded_logits};
+use reference::{Tables, Way, logits, recorded_logits, rounded_logits};
 use support::{Outcome, build, fixture, tell};
 
 const LIBRARY: &str = "GENAI_BUILD_WEBGPU_ORT_LIB";
@@ -35,18 +35,21 @@ const LIMIT: f64 = 1e-4;
 /// subgroup (flash_attention.wgsl.template computes 8 products for each), and a Vulkan on the CPU has 4.
 const AT_ONCE: usize = 24;
 
-/// What only counts and looks up: a few integers for a whole step, which ONNX Runtime leaves to the CPU by choice.
-const BOOKKEEPING: [&str; 5] = ["Cast", "Gather", "ReduceSum", "Shape", "Sub"];
+/// What only counts and looks up, integers of a whole step, which ONNX Runtime leaves to the CPU by choice: lengths, and
+/// the places of tokens where attention is spelled out.
+const BOOKKEEPING: [&str; 8] = ["Cast", "CumSum", "Gather", "Greater", "ReduceSum", "Shape", "Sub", "Unsqueeze"];
 
 #[test]
 fn packages_compute_on_webgpu_what_they_should() -> Outcome {
     let Some(device) = device()? else { return Ok(()) };
-    // Windows are of 16 tokens; Qwen 3 and Gemma 3 mix kinds of layers.
+    // Windows are of 16 tokens; Qwen 3 and Gemma mix kinds of layers, and Gemma 2 caps scores.
     for (checkpoint, precisions) in [
         ("llama-default", &["fp32", "int4", "int8"][..]),
         ("qwen3-window", &["int4"]),
+        ("gemma2-default", &["int4"]),
         ("gemma3-listed", &["int4"]),
         ("phi3-window", &["fp32"]),
+        ("llama-tied", &["fp32"]),
         ("tales-llama", &["int4"]),
     ] {
         for precision in precisions {
@@ -83,17 +86,21 @@ fn device() -> Outcome<Option<Device>> {
 /// The logits in every way, the same tokens as on the CPU with either cache, and every node that computes on the device.
 /// Returns how far a logit is off at most.
 fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome<f64> {
-    // Activations in int8 would be off by percents, on the CPU.
+    // Activations in int8 would be off by percents, and a Vulkan on the CPU has none in fp16.
+    let quantized = &["accuracy_level=0", "use_webgpu_fp32=true"][..];
     let (matrix, bits, options) = match precision {
         "fp32" => ("MatMul", None, &[][..]),
-        "int4" => ("MatMulNBits", Some(4), &["accuracy_level=0"][..]),
-        _ => ("MatMulNBits", Some(8), &["accuracy_level=0"][..]),
+        "int4" => ("MatMulNBits", Some(4), quantized),
+        _ => ("MatMulNBits", Some(8), quantized),
     };
-    let folder = build(&fixture(checkpoint), precision, "cpu", options)?;
+    let folder = build(&fixture(checkpoint), precision, "webgpu", options)?;
     let package = Package::open(folder.path())?;
     let mut whole = match bits {
         None => recorded_logits(&fixture(checkpoint))?,
-        Some(bits) => rounded_logits(&fixture(checkpoint), IntScheme::new(bits, 32, true)?, ScaleDtype::F32)?,
+        Some(bits) => {
+            let scheme = IntScheme::new(bits, 32, true)?;
+            rounded_logits(&fixture(checkpoint), scheme, ScaleDtype::F32, Tables::Rounded)?
+        }
     };
     // In steps the first half of a prompt goes in at once.
     whole.prompts.retain(|prompt| prompt.input_ids.len() < 2 * AT_ONCE);
@@ -108,6 +115,7 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
     };
     let mut model = Model::load(&package, runtime, options)?;
     let mut worst: f64 = 0.0;
+    let shared = model.shares_buffer();
     for (reference, way) in [
         (&parts, Way::AtOnce(CacheMode::Growing)),
         (&parts, Way::AtOnce(CacheMode::Shared)),
@@ -115,6 +123,9 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
         (&whole, Way::InSteps(CacheMode::Growing)),
         (&whole, Way::InSteps(CacheMode::Shared)),
     ] {
+        if way.shares_buffer() && !shared {
+            continue;
+        }
         let logits = logits(&mut model, reference, way)?;
         assert!(logits.len() == 2, "{} prompts", logits.len());
         for (prompt, logits) in reference.prompts.iter().zip(&logits) {
@@ -128,7 +139,7 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
     }
     let mut on_cpu = Model::load(&package, runtime, LoadOptions::default())?;
     let prompt = parts.prompts.first().ok_or("no prompt was recorded")?;
-    for cache in [CacheMode::Growing, CacheMode::Shared] {
+    for cache in [CacheMode::Growing].into_iter().chain(shared.then_some(CacheMode::Shared)) {
         let there = continue_greedily(&mut model, &prompt.input_ids, 8, cache)?;
         let here = continue_greedily(&mut on_cpu, &prompt.input_ids, 8, cache)?;
         if there != here {
@@ -137,7 +148,8 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
     }
 
     let placement = model.into_placement()?;
-    placement.expect("GroupQueryAttention", Provider::WebGpu)?;
+    // Where it has the op's cache it has the op.
+    placement.expect(if shared { "GroupQueryAttention" } else { "Softmax" }, Provider::WebGpu)?;
     placement.expect(matrix, Provider::WebGpu)?;
     let elsewhere = placement.nodes().iter().filter(|placed| placed.provider != Provider::WebGpu.name());
     let left: Vec<_> = elsewhere.filter(|placed| !BOOKKEEPING.contains(&placed.op_type.as_str())).collect();
@@ -164,7 +176,7 @@ fn beginnings(reference: &Reference) -> Outcome<Reference> {
 #[test]
 fn fp16_runs_or_is_refused_by_the_device() -> Outcome {
     let Some(device) = device()? else { return Ok(()) };
-    let folder = build(&fixture("llama-default"), "fp16", "cpu", &[])?;
+    let folder = build(&fixture("llama-default"), "fp16", "webgpu", &[])?;
     let options = LoadOptions { provider: Provider::WebGpu, ..LoadOptions::default() };
     let mut model = Model::load(&Package::open(folder.path())?, &device.runtime, options)?;
     let reference = beginnings(&recorded_logits(&fixture("llama-default"))?)?;

@@ -1,5 +1,7 @@
 //! What each execution provider can do: one row, data only. Lowering asks the row and never the name.
 
+use genai_architectures::{Attention, DecoderSpec, Mixer, Position};
+
 use crate::{Error, Precision, Result, graph::Dtype};
 
 /// An execution provider and its kernels.
@@ -39,8 +41,10 @@ pub struct Cell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     pub matrices: MatrixForm,
-    /// RMS norms, norms of a residual sum, products with a matrix the other way round.
+    /// RMS norms, norms of a residual sum.
     pub others: OperatorForm,
+    /// The product with a float table that is the head, too, and so lies the other way round.
+    pub tied_head: OperatorForm,
 }
 
 /// How attention is spelled.
@@ -54,9 +58,21 @@ pub enum AttentionForm {
         rotates: Option<usize>,
         /// It takes heads whose dimension is a multiple of this; others are padded with zeros.
         head_multiple: usize,
+        heeds: Heeds,
     },
     /// Standard operators alone. The cache grows by a `Concat`.
     Standard,
+}
+
+/// Which of its own settings a `GroupQueryAttention` has a part in: kernels pass over the others and say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heeds {
+    /// `local_window_size`
+    pub window: bool,
+    /// `softcap`
+    pub softcap: bool,
+    /// The input `attention_bias`.
+    pub bias: bool,
 }
 
 /// How a product with quantized weights is spelled.
@@ -92,10 +108,21 @@ pub struct Capture {
     pub lengths_of_mask: bool,
 }
 
-const GROUP_QUERY: AttentionForm = AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8 };
+const ALL: Heeds = Heeds { window: true, softcap: true, bias: true };
+const GROUP_QUERY: AttentionForm =
+    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, heeds: ALL };
+/// The same that caps no scores: contrib_ops/webgpu/bert/group_query_attention.cc, and seen on it.
+const GROUP_QUERY_UNCAPPED: AttentionForm = AttentionForm::GroupQuery {
+    packed: true,
+    rotates: Some(16),
+    head_multiple: 8,
+    heeds: Heeds { softcap: false, ..ALL },
+};
+/// Queries, keys, values, the cache and the scale are all that DmlOperatorGroupQueryAttention.cpp reads.
+const NOTHING: Heeds = Heeds { window: false, softcap: false, bias: false };
 /// The same where it takes q, k and v apart and rotates none.
 const GROUP_QUERY_OF_ROTATED: AttentionForm =
-    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8 };
+    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8, heeds: NOTHING };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
 
 /// A cell of the table.
@@ -116,7 +143,8 @@ impl Cell {
 }
 
 const FUSED: OperatorForm = OperatorForm::Fused;
-const STANDARD: Form = Form { matrices: MatrixForm::Qdq, others: OperatorForm::Standard };
+const STANDARD: Form =
+    Form { matrices: MatrixForm::Qdq, others: OperatorForm::Standard, tied_head: OperatorForm::Standard };
 
 // Tests that compute with packages on the CPU provider, bf16 ones with fp32 in its place.
 const FP32: Option<&str> = Some("fp32_packages_meet_the_recorded_logits");
@@ -134,7 +162,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int8, Dtype::F32, GROUP_QUERY, QUANTIZED),
             cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
-        form: Form { matrices: N_BITS, others: FUSED },
+        form: Form { matrices: N_BITS, others: FUSED, tied_head: FUSED },
         accuracy_level: 4,
         provider_options: &[],
         capture: None,
@@ -151,7 +179,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
-        form: Form { matrices: N_BITS, others: FUSED },
+        form: Form { matrices: N_BITS, others: FUSED, tied_head: FUSED },
         accuracy_level: 0,
         provider_options: &[("cuda", &[])],
         capture: Some(Capture {
@@ -172,7 +200,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY_OF_ROTATED, QUANTIZED),
         ],
         // Without zero points its kernel takes codes for numbers from zero on.
-        form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED },
+        form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED, tied_head: FUSED },
         accuracy_level: 0,
         provider_options: &[("dml", &[])],
         capture: Some(Capture {
@@ -187,12 +215,13 @@ pub const TARGETS: &[Target] = &[
         provider: "webgpu",
         aliases: &[],
         cells: &[
-            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY, FP32),
-            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY, FP16),
-            cell(Precision::Int8, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
-            cell(Precision::Int4, Dtype::F16, GROUP_QUERY, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY_UNCAPPED, FP32),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY_UNCAPPED, FP16),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY_UNCAPPED, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY_UNCAPPED, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
         ],
-        form: Form { matrices: N_BITS, others: FUSED },
+        // FusedMatMul has no kernel there.
+        form: Form { matrices: N_BITS, others: FUSED, tied_head: OperatorForm::Standard },
         accuracy_level: 4,
         provider_options: &[("webgpu", &[])],
         capture: Some(Capture {
@@ -302,6 +331,18 @@ impl AttentionForm {
         }
     }
 
+    /// How a model's attention is spelled: in standard operators throughout where the op would pass over something.
+    pub fn of(self, spec: &DecoderSpec) -> Self {
+        let Self::GroupQuery { heeds, .. } = self else { return self };
+        let heeded = |attention: &Attention| {
+            let window = attention.window.is_some_and(|window| window < spec.context_length);
+            let bias = attention.blocks.is_some() || matches!(attention.position, Position::Alibi(_));
+            (heeds.window || !window) && (heeds.softcap || attention.softcap.is_none()) && (heeds.bias || !bias)
+        };
+        let mut mixers = spec.layers.iter().map(|layer| &layer.mixer);
+        if mixers.all(|Mixer::Attention(attention)| heeded(attention)) { self } else { Self::Standard }
+    }
+
     /// Whether past and present may be one buffer.
     pub fn shares_buffer(self) -> bool {
         match self {
@@ -400,7 +441,7 @@ mod tests {
                 cell(
                     Precision::Fp16,
                     Dtype::F16,
-                    AttentionForm::GroupQuery { packed: true, rotates: Some(12), head_multiple: 8 },
+                    AttentionForm::GroupQuery { packed: true, rotates: Some(12), head_multiple: 8, heeds: ALL },
                     None,
                 )
                 .or("use", Dtype::F16),

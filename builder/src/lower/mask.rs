@@ -81,6 +81,8 @@ impl Lowering<'_> {
             "a bias for the distance"
         } else if attentions().any(|attention| attention.blocks.is_some()) {
             "attention to blocks"
+        } else if self.settings.attention == AttentionForm::Standard {
+            "attention in standard operators, which this model needs"
         } else {
             return Ok(());
         };
