@@ -147,6 +147,7 @@ fn sizes_and_names_are_those_of_the_model() {
         let Mixer::Attention(attention) = &spec.layers[0].mixer;
         for target in TARGETS {
             let Some(cell) = target.cell(genai_builder::Precision::Fp16) else { continue };
+            let form = cell.attention.of(&spec);
             let package = build(&fixture(name), "fp16", target.provider, &["filename=decoder.onnx"])?;
             let written = read(package.path())?;
             for (key, expected) in [
@@ -154,7 +155,7 @@ fn sizes_and_names_are_those_of_the_model() {
                 ("model.context_length", json!(spec.context_length)),
                 ("model.decoder.filename", json!("decoder.onnx")),
                 ("model.decoder.hidden_size", json!(spec.hidden_size)),
-                ("model.decoder.head_size", json!(cell.attention.padded_head_dim(attention.head_dim))),
+                ("model.decoder.head_size", json!(form.padded_head_dim(attention.head_dim))),
                 ("model.decoder.num_attention_heads", json!(attention.num_heads)),
                 ("model.decoder.num_key_value_heads", json!(attention.num_kv_heads)),
                 ("model.decoder.num_hidden_layers", json!(spec.layers.iter().filter(|layer| has_cache(layer)).count())),
@@ -168,7 +169,7 @@ fn sizes_and_names_are_those_of_the_model() {
             let named: Vec<_> = providers.iter().flat_map(|provider| provider.as_object().unwrap().keys()).collect();
             // The CPU is what is left when no provider is named.
             assert_eq!(named, if ["cpu", "onnx"].contains(&target.provider) { vec![] } else { vec![target.provider] });
-            assert_eq!(at(&written, "search.past_present_share_buffer"), cell.attention.shares_buffer());
+            assert_eq!(at(&written, "search.past_present_share_buffer"), form.shares_buffer());
             assert!(package.path().join("decoder.onnx.data").is_file());
         }
         Ok(())

@@ -22,6 +22,7 @@ mod options_session;
 mod paged;
 mod parity;
 mod parts;
+mod placement;
 mod raw;
 mod readme;
 mod recipes;

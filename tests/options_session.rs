@@ -75,7 +75,7 @@ fn a_recorded_graph_takes_lengths_of_the_mask_alone() {
     let reference = recorded_logits(&fixture(MODEL)).unwrap();
     let mut model = load(recorded.path()).unwrap();
     WAYS.into_iter().try_for_each(|way| expect_logits(&mut model, &reference, way, 1e-4)).unwrap();
-    for name in ["bloom-default", "phi3-longrope", "llama-dynamic", "phi3small-default"] {
+    for name in ["bloom-default", "phi3-longrope", "llama-dynamic", "phi3small-default", "gemma2-default"] {
         let output = tempfile::tempdir().unwrap();
         let mut arguments = build_arguments(&fixture(name), "fp16", "webgpu", output.path());
         arguments.extend(["--extra_options".to_owned(), "enable_webgpu_graph=true".to_owned()]);

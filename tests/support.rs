@@ -147,7 +147,7 @@ pub(crate) fn runtime_arguments() -> Vec<String> {
 
 /// Loads a package on one thread: the tests themselves run side by side.
 pub(crate) fn load(package: &Path) -> Outcome<Model> {
-    Ok(Model::load(&Package::open(package)?, runtime(), LoadOptions { threads: Some(1) })?)
+    Ok(Model::load(&Package::open(package)?, runtime(), LoadOptions { threads: Some(1), ..LoadOptions::default() })?)
 }
 
 /// Every file of a folder and of those in it, by its path there.

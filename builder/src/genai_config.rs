@@ -145,6 +145,7 @@ impl GenaiConfig {
             let Mixer::Attention(attention) = &layer.mixer;
             attention.key_value.is_own()
         };
+        let form = settings.attention.of(spec);
         let num_caches = spec.layers.iter().filter(has_cache).count();
         let interface = &settings.interface;
         let tokens = if interface.inputs_embeds { "inputs_embeds" } else { "input_ids" };
@@ -182,7 +183,7 @@ impl GenaiConfig {
                         entries: settings.session.entries.clone(),
                     },
                     filename: filename.to_owned(),
-                    head_size: settings.attention.padded_head_dim(attention.head_dim),
+                    head_size: form.padded_head_dim(attention.head_dim),
                     hidden_size: spec.hidden_size,
                     inputs,
                     outputs,
@@ -214,7 +215,7 @@ impl GenaiConfig {
                 no_repeat_ngram_size: 0,
                 num_beams: 1,
                 num_return_sequences: 1,
-                past_present_share_buffer: settings.attention.shares_buffer(),
+                past_present_share_buffer: form.shares_buffer(),
                 repetition_penalty: sources.setting("repetition_penalty", Value::as_f64)?.unwrap_or(1.0),
                 temperature: sources.setting("temperature", Value::as_f64)?.unwrap_or(1.0),
                 top_k: sources.setting("top_k", Value::as_u64)?.unwrap_or(50),

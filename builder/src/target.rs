@@ -1,5 +1,7 @@
 //! What each execution provider can do: one row, data only. Lowering asks the row and never the name.
 
+use genai_architectures::{Attention, DecoderSpec, Mixer, Position};
+
 use crate::{CacheCode, Error, Precision, Result, graph::Dtype};
 
 /// An execution provider and its kernels.
@@ -40,8 +42,10 @@ pub struct Cell {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Form {
     pub matrices: MatrixForm,
-    /// RMS norms, norms of a residual sum, products with a matrix the other way round.
+    /// RMS norms, norms of a residual sum.
     pub others: OperatorForm,
+    /// The product with a float table that is the head, too, and so lies the other way round.
+    pub tied_head: OperatorForm,
 }
 
 /// What a provider's attention can do with the cache besides keeping it in the dtype of activations.
@@ -77,9 +81,21 @@ pub enum AttentionForm {
         head_multiple: usize,
         /// Whether it can norm the heads of q and k itself.
         norms_heads: bool,
+        heeds: Heeds,
     },
     /// Standard operators alone. The cache grows by a `Concat`.
     Standard,
+}
+
+/// Which of its own settings a `GroupQueryAttention` has a part in: kernels pass over the others and say nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heeds {
+    /// `local_window_size`
+    pub window: bool,
+    /// `softcap`
+    pub softcap: bool,
+    /// The input `attention_bias`.
+    pub bias: bool,
 }
 
 /// How a product with quantized weights is spelled.
@@ -115,14 +131,25 @@ pub struct Capture {
     pub lengths_of_mask: bool,
 }
 
+const ALL: Heeds = Heeds { window: true, softcap: true, bias: true };
 const GROUP_QUERY: AttentionForm =
-    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, norms_heads: false };
+    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, norms_heads: false, heeds: ALL };
 /// The same where it can norm heads.
 const GROUP_QUERY_AND_NORMS: AttentionForm =
-    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, norms_heads: true };
+    AttentionForm::GroupQuery { packed: true, rotates: Some(16), head_multiple: 8, norms_heads: true, heeds: ALL };
+/// The same that caps no scores: contrib_ops/webgpu/bert/group_query_attention.cc, and seen on it.
+const GROUP_QUERY_UNCAPPED: AttentionForm = AttentionForm::GroupQuery {
+    packed: true,
+    rotates: Some(16),
+    head_multiple: 8,
+    norms_heads: true,
+    heeds: Heeds { softcap: false, ..ALL },
+};
+/// Queries, keys, values, the cache and the scale are all that DmlOperatorGroupQueryAttention.cpp reads.
+const NOTHING: Heeds = Heeds { window: false, softcap: false, bias: false };
 /// The same where it takes q, k and v apart and rotates none.
 const GROUP_QUERY_OF_ROTATED: AttentionForm =
-    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8, norms_heads: false };
+    AttentionForm::GroupQuery { packed: false, rotates: None, head_multiple: 8, norms_heads: false, heeds: NOTHING };
 /// In the dtype of activations, and of every token.
 const PLAIN_CACHE: CacheForms = CacheForms { codes: &[], windowed: None, paged: &[] };
 const N_BITS: MatrixForm = MatrixForm::NBits { explicit_zero_points: false };
@@ -145,7 +172,8 @@ impl Cell {
 }
 
 const FUSED: OperatorForm = OperatorForm::Fused;
-const STANDARD: Form = Form { matrices: MatrixForm::Qdq, others: OperatorForm::Standard };
+const STANDARD: Form =
+    Form { matrices: MatrixForm::Qdq, others: OperatorForm::Standard, tied_head: OperatorForm::Standard };
 
 // Tests that compute with packages on the CPU provider, bf16 ones with fp32 in its place.
 const FP32: Option<&str> = Some("fp32_packages_meet_the_recorded_logits");
@@ -163,7 +191,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int8, Dtype::F32, GROUP_QUERY, QUANTIZED),
             cell(Precision::Int4, Dtype::F32, GROUP_QUERY, QUANTIZED),
         ],
-        form: Form { matrices: N_BITS, others: FUSED },
+        form: Form { matrices: N_BITS, others: FUSED, tied_head: FUSED },
         cache: CacheForms {
             codes: &[CacheCode::Int8, CacheCode::Int4],
             windowed: Some(WindowedCache::Operator),
@@ -185,7 +213,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int8, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_cuda_bf16", Dtype::Bf16),
         ],
-        form: Form { matrices: N_BITS, others: FUSED },
+        form: Form { matrices: N_BITS, others: FUSED, tied_head: FUSED },
         cache: CacheForms {
             codes: &[CacheCode::Int8, CacheCode::Int4, CacheCode::Fp8],
             windowed: Some(WindowedCache::Operator),
@@ -211,7 +239,7 @@ pub const TARGETS: &[Target] = &[
             cell(Precision::Int4, Dtype::F16, GROUP_QUERY_OF_ROTATED, QUANTIZED),
         ],
         // Without zero points its kernel takes codes for numbers from zero on.
-        form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED },
+        form: Form { matrices: MatrixForm::NBits { explicit_zero_points: true }, others: FUSED, tied_head: FUSED },
         cache: PLAIN_CACHE,
         accuracy_level: 0,
         provider_options: &[("dml", &[])],
@@ -227,12 +255,13 @@ pub const TARGETS: &[Target] = &[
         provider: "webgpu",
         aliases: &[],
         cells: &[
-            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY_AND_NORMS, FP32),
-            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY_AND_NORMS, FP16),
-            cell(Precision::Int8, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
-            cell(Precision::Int4, Dtype::F16, GROUP_QUERY_AND_NORMS, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Fp32, Dtype::F32, GROUP_QUERY_UNCAPPED, FP32),
+            cell(Precision::Fp16, Dtype::F16, GROUP_QUERY_UNCAPPED, FP16),
+            cell(Precision::Int8, Dtype::F16, GROUP_QUERY_UNCAPPED, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
+            cell(Precision::Int4, Dtype::F16, GROUP_QUERY_UNCAPPED, QUANTIZED).or("use_webgpu_fp32", Dtype::F32),
         ],
-        form: Form { matrices: N_BITS, others: FUSED },
+        // FusedMatMul has no kernel there.
+        form: Form { matrices: N_BITS, others: FUSED, tied_head: OperatorForm::Standard },
         cache: CacheForms { paged: &[Dtype::F16], ..PLAIN_CACHE },
         accuracy_level: 4,
         provider_options: &[("webgpu", &[])],
@@ -346,6 +375,18 @@ impl AttentionForm {
         }
     }
 
+    /// How a model's attention is spelled: in standard operators throughout where the op would pass over something.
+    pub fn of(self, spec: &DecoderSpec) -> Self {
+        let Self::GroupQuery { heeds, .. } = self else { return self };
+        let heeded = |attention: &Attention| {
+            let window = attention.window.is_some_and(|window| window < spec.context_length);
+            let bias = attention.blocks.is_some() || matches!(attention.position, Position::Alibi(_));
+            (heeds.window || !window) && (heeds.softcap || attention.softcap.is_none()) && (heeds.bias || !bias)
+        };
+        let mut mixers = spec.layers.iter().map(|layer| &layer.mixer);
+        if mixers.all(|Mixer::Attention(attention)| heeded(attention)) { self } else { Self::Standard }
+    }
+
     /// Whether past and present may be one buffer.
     pub fn shares_buffer(self) -> bool {
         match self {
@@ -453,7 +494,13 @@ mod tests {
                 cell(
                     Precision::Fp16,
                     Dtype::F16,
-                    AttentionForm::GroupQuery { packed: true, rotates: Some(12), head_multiple: 8, norms_heads: false },
+                    AttentionForm::GroupQuery {
+                        packed: true,
+                        rotates: Some(12),
+                        head_multiple: 8,
+                        norms_heads: false,
+                        heeds: ALL,
+                    },
                     None,
                 )
                 .or("use", Dtype::F16),

@@ -36,6 +36,12 @@ pub enum Error {
     RuntimeRefused { library: PathBuf, reason: String },
     #[error("cannot fetch ONNX Runtime: {reason}")]
     RuntimeInstall { reason: String },
+    /// `provider` as ONNX Runtime calls it.
+    #[error("ONNX Runtime library {} was built without {provider}", library.display())]
+    ProviderMissing { provider: &'static str, library: PathBuf },
+    /// `found` says where the nodes ran.
+    #[error("{op_type} did not run on {provider} alone: {found}")]
+    Misplaced { op_type: String, provider: &'static str, found: String },
     /// `key` is the JSON path of the offending value, such as `model.decoder.head_size`.
     #[error("{}: {key}: {problem}", file.display())]
     Config { file: PathBuf, key: String, problem: String },
@@ -60,15 +66,16 @@ impl Error {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { .. } => ErrorKind::Io,
-            Self::RuntimeMissing { .. } | Self::RuntimeRefused { .. } | Self::RuntimeInstall { .. } => {
-                ErrorKind::Runtime
-            }
+            Self::RuntimeMissing { .. }
+            | Self::RuntimeRefused { .. }
+            | Self::RuntimeInstall { .. }
+            | Self::ProviderMissing { .. } => ErrorKind::Runtime,
             Self::Config { .. } | Self::Package { .. } => ErrorKind::Package,
             Self::Checkpoint(_) | Self::Weight { .. } => ErrorKind::Checkpoint,
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Argument { .. } => ErrorKind::Argument,
-            Self::Execution { .. } => ErrorKind::Execution,
+            Self::Execution { .. } | Self::Misplaced { .. } => ErrorKind::Execution,
         }
     }
 
@@ -85,6 +92,9 @@ impl Error {
                 "install pip (python3 -m ensurepip), or place libonnxruntime 1.24 or newer somewhere and name it with \
                  --ort-lib or ORT_DYLIB_PATH",
             ),
+            Self::ProviderMissing { .. } => {
+                Some("name a library that has it with --ort-lib or ORT_DYLIB_PATH, such as that of onnxruntime-gpu")
+            }
             _ => None,
         }
     }

@@ -130,8 +130,9 @@ impl<'m> Generator<'m> {
             && length < self.length
         {
             let slots = self.model.wiring.slots.iter().zip(past.iter());
-            *past =
-                slots.map(|(slot, cache)| slot.shortened(&self.model.session, cache, length)).collect::<Result<_>>()?;
+            *past = slots
+                .map(|(slot, cache)| slot.shortened(self.model.session.allocator(), cache, length))
+                .collect::<Result<_>>()?;
         }
         self.length = length;
         Ok(())
@@ -156,13 +157,15 @@ impl<'m> Generator<'m> {
 }
 
 fn empty_cache(model: &Model) -> Result<Vec<DynTensor>> {
-    model.wiring.slots.iter().map(|slot| slot.empty(&model.session, 1)).collect()
+    model.wiring.slots.iter().map(|slot| slot.empty(model.session.allocator(), 1)).collect()
 }
 
 fn bind_shared(model: &Model, max_length: usize) -> Result<IoBinding> {
     let mut binding = model.session.create_binding().map_err(Error::execution("creating a binding"))?;
+    let device = model.provider.device_memory(&model.session)?;
+    let memory = device.as_ref().unwrap_or_else(|| model.session.allocator());
     for slot in &model.wiring.slots {
-        let mut buffer = slot.buffer(&model.session, max_length)?;
+        let mut buffer = slot.buffer(memory, max_length)?;
         // Both calls hold on to the buffer itself, because it was made by `DynTensor::new`; other tensors are copied.
         let doing = || format!("binding {} and {}", slot.past, slot.present);
         binding.bind_input(&slot.past, &buffer).map_err(Error::execution(doing()))?;

@@ -17,7 +17,7 @@
 //!   prompt which ends in it; this crate does not.
 //! - A package is input from a stranger: every path in it stays inside its folder and every name template is parsed.
 //!
-//! Left out: execution providers other than CPU, beam search, multimodal and encoder-decoder packages.
+//! Left out: execution providers other than CPU, CUDA and WebGPU, beam search, multimodal and encoder-decoder packages.
 
 #![deny(unsafe_code)]
 
@@ -32,6 +32,7 @@ mod model;
 mod npz;
 mod package;
 mod parity;
+mod placement;
 mod reference;
 pub mod runtime;
 pub mod sampling;
@@ -46,8 +47,9 @@ pub use matrix::{Matrix, argmax};
 pub use model::{LoadOptions, Model};
 pub use package::{CacheWindow, Decoder, Inputs, Outputs, Package, Search, Template};
 pub use parity::{compare_prompts, continue_greedily};
+pub use placement::{PlacedNode, Placement};
 pub use reference::{Continued, PromptReference, Reference};
-pub use runtime::{Network, Runtime};
+pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use tokenizer::{SpecialTokens, TextStream, Tokenizer};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

@@ -221,7 +221,7 @@ impl Lowering<'_> {
 
     /// The product with the table, `[vocab, hidden]`.
     fn tied_head(&mut self, hidden: Value, table: Value) -> Result<Value> {
-        match self.settings.form.others {
+        match self.settings.form.tied_head {
             OperatorForm::Fused => self.graph.add(&format!("{HEAD}/MatMul"), &FusedMatMul { a: hidden, b: table }),
             OperatorForm::Standard => {
                 let weight = Transpose { input: table, order: vec![1, 0] };

@@ -105,6 +105,8 @@ impl Lowering<'_> {
             "attention to blocks"
         } else if self.settings.interface.logits == Logits::Last {
             "prune_lm_head"
+        } else if self.settings.attention == AttentionForm::Standard {
+            "attention in standard operators, which this model needs"
         } else {
             return Ok(());
         };

@@ -59,6 +59,7 @@ pub fn lower_with_adapters(
     settings: &Settings,
     data_file: &str,
 ) -> Result<Plan> {
+    let settings = &Settings { attention: settings.attention.of(spec), ..settings.clone() };
     let mut lowering = Lowering {
         spec,
         settings,

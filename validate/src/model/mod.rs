@@ -1,4 +1,4 @@
-//! A package's decoder, loaded into ONNX Runtime on the CPU.
+//! A package's decoder, loaded into ONNX Runtime.
 
 mod tensors;
 mod wiring;
@@ -14,11 +14,16 @@ pub(crate) use wiring::CacheSlot;
 use wiring::{Port, PositionIds, Wiring};
 
 use crate::package::Package;
-use crate::runtime::Runtime;
-use crate::{Error, Matrix, Precision, Result};
+use crate::runtime::{Provider, Runtime};
+use crate::{Error, Matrix, Placement, Precision, Result};
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
+    /// Where the nodes run that this provider has a kernel for; the others run on the CPU.
+    pub provider: Provider,
+    /// Has ONNX Runtime write down what it runs, for [`Model::into_placement`]: the beginning of a file's path, which
+    /// ONNX Runtime ends with the time and `.json`.
+    pub profile: Option<PathBuf>,
     /// Threads within an operator. None takes half of the processors, from 1 to 16, as the peer does.
     pub threads: Option<usize>,
 }
@@ -26,10 +31,11 @@ pub struct LoadOptions {
 /// A decoder ready to run. It is stateless: sequences live in [`crate::Generator`].
 ///
 /// Session options of the package (providers, optimisation level, threads) are not applied: they choose where and how
-/// fast it runs, not what it computes.
+/// fast it runs, not what it computes. [`LoadOptions`] has those that matter here.
 pub struct Model {
     pub(crate) session: Session,
     pub(crate) wiring: Wiring,
+    pub(crate) provider: Provider,
     file: PathBuf,
     vocab_size: usize,
     context_length: usize,
@@ -38,13 +44,15 @@ pub struct Model {
     /// Of every run; they hold the adapter where there is one.
     pub(crate) options: RunOptions,
     pub(crate) has_adapter: bool,
+    profile: Option<PathBuf>,
 }
 
 impl Model {
     /// # Errors
     /// [`Error::Unsupported`] for a package that is more than a plain decoder, for graph inputs that nothing here
-    /// feeds (named), and for element types that the CPU provider cannot run; [`Error::Package`] where graph and
-    /// configuration do not fit; [`Error::Execution`] with ONNX Runtime's own message if it refuses the file.
+    /// feeds (named), and for element types that neither the provider nor the CPU can run; [`Error::Package`] where
+    /// graph and configuration do not fit; [`Error::ProviderMissing`] if the library lacks the provider;
+    /// [`Error::Execution`] with ONNX Runtime's own message if it refuses the file, or the provider finds no device.
     pub fn load(package: &Package, runtime: &Runtime, options: LoadOptions) -> Result<Self> {
         let decoder = &package.decoder;
         if !decoder.beyond_plain.is_empty() {
@@ -60,10 +68,18 @@ impl Model {
         let doing = || format!("loading {}", decoder.model.display());
         let mut builder = Session::builder(&environment).map_err(Error::execution(doing()))?;
         builder = builder.with_intra_threads(threads).map_err(|error| Error::execution(doing())(error.to_string()))?;
+        builder = options.provider.register(builder, &runtime.library)?;
+        if let Some(profile) = &options.profile {
+            builder = builder.with_profiling(profile).map_err(|error| Error::execution(doing())(error.to_string()))?;
+        }
         let session = builder.commit_from_file(&decoder.model).map_err(|error| match error.code() {
             ErrorCode::NotImplemented => {
-                let what = format!("{} on the CPU provider ({})", decoder.model.display(), error.message());
-                Error::unsupported(what, "operators with a CPU kernel, mostly float32 and float16 (not bfloat16)")
+                let provider = options.provider.name();
+                let what = format!("{} on {provider} ({})", decoder.model.display(), error.message());
+                Error::unsupported(
+                    what,
+                    "operators with a kernel there or on the CPU, mostly float32 and float16 (not bfloat16)",
+                )
             }
             _ => Error::execution(doing())(error),
         })?;
@@ -74,6 +90,7 @@ impl Model {
         Ok(Self {
             session,
             wiring,
+            provider: options.provider,
             file: decoder.model.clone(),
             vocab_size: package.vocab_size,
             context_length: package.context_length,
@@ -81,6 +98,7 @@ impl Model {
             shares_buffer: package.search.past_present_share_buffer,
             options: RunOptions::new().map_err(Error::execution("making run options"))?,
             has_adapter: false,
+            profile: options.profile,
         })
     }
 
@@ -98,6 +116,21 @@ impl Model {
         }
         (self.options, self.has_adapter) = (options, file.is_some());
         Ok(())
+    }
+
+    /// Ends the session and says where the nodes that it ran were run.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if it was loaded without [`LoadOptions::profile`]; as [`Placement::read`].
+    pub fn into_placement(mut self) -> Result<Placement> {
+        let Some(beginning) = self.profile.take() else {
+            return Err(Error::argument("the profile of a model", "not asked for", "one that was, when it was loaded"));
+        };
+        let profile = self
+            .session
+            .end_profiling()
+            .map_err(Error::execution(format!("ending the profile {}", beginning.display())))?;
+        Placement::read(Path::new(&profile))
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -148,7 +181,7 @@ impl Model {
         let rows: Vec<Row> = prompts.iter().map(|&ids| Row { ids, past: 0 }).collect();
         let mut inputs = self.token_inputs(&rows, longest)?;
         for slot in &self.wiring.slots {
-            inputs.push((slot.past.clone(), slot.empty(&self.session, prompts.len())?));
+            inputs.push((slot.past.clone(), slot.empty(self.session.allocator(), prompts.len())?));
         }
         let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();
         let outputs = run(&mut self.session, inputs, &self.options)?;

@@ -1,7 +1,7 @@
 //! Between Rust values and ONNX Runtime tensors.
 
 use half::f16;
-use ort::session::Session;
+use ort::memory::Allocator;
 use ort::value::{DynTensor, Tensor, TensorElementType as Element, TensorValueTypeMarker, Value};
 
 use crate::{Error, Result};
@@ -18,14 +18,15 @@ pub(super) fn integers(element: Element, shape: &[usize], values: Vec<i64>) -> R
     Ok(Tensor::from_array((shape.to_vec(), values)).map_err(Error::execution(doing))?.upcast())
 }
 
-/// A zeroed tensor in ONNX Runtime's own memory: only such a tensor can be bound as input and output at once.
-pub(super) fn zeros(session: &Session, element: Element, shape: &[usize]) -> Result<DynTensor> {
+/// A tensor in ONNX Runtime's own memory, zeroed if that is the CPU's: only such a tensor can be bound as input and
+/// output at once.
+pub(super) fn allocated(memory: &Allocator, element: Element, shape: &[usize]) -> Result<DynTensor> {
     let fits =
         shape.iter().try_fold(4usize, |bytes, &dim| bytes.checked_mul(dim)).is_some_and(|b| i64::try_from(b).is_ok());
     if !fits {
         return Err(Error::argument("the shape of a cache tensor", format!("{shape:?}"), "less than 2^63 bytes"));
     }
-    DynTensor::new(session.allocator(), element, shape)
+    DynTensor::new(memory, element, shape)
         .map_err(Error::execution(format!("allocating a cache tensor {shape:?} of {element}")))
 }
 

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 
-use ort::session::{Session, SessionOutputs};
+use ort::memory::Allocator;
+use ort::session::SessionOutputs;
 use ort::value::{DynTensor, Outlet, TensorElementType as Element};
 
 use super::tensors;
@@ -167,7 +168,7 @@ impl CacheSlot {
         })?;
         let element = match past.element {
             Some(element @ (Element::Float32 | Element::Float16 | Element::Int8 | Element::Uint8)) => element,
-            _ => return Err(wrong_element(past, "float32, float16, int8, uint8 (on the CPU provider)")),
+            _ => return Err(wrong_element(past, "float32, float16, int8, uint8")),
         };
         if output.element != past.element {
             let problem = format!("`{name}` is {}, but `{}` is {element}", shown(output), past.name);
@@ -212,22 +213,22 @@ impl CacheSlot {
         }
     }
 
-    /// A zeroed tensor for a sequence of up to `tokens`.
-    pub(crate) fn buffer(&self, session: &Session, tokens: usize) -> Result<DynTensor> {
+    /// A tensor for a sequence of up to `tokens`.
+    pub(crate) fn buffer(&self, memory: &Allocator, tokens: usize) -> Result<DynTensor> {
         let tokens = self.room(tokens);
-        tensors::zeros(session, self.element, &[1, self.heads, tokens, self.head_size])
+        tensors::allocated(memory, self.element, &[1, self.heads, tokens, self.head_size])
     }
 
     /// What a sequence starts from: no tokens at all.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a cache that keeps a window: there is never less than that of it.
-    pub(crate) fn empty(&self, session: &Session, batch: usize) -> Result<DynTensor> {
+    pub(crate) fn empty(&self, memory: &Allocator, batch: usize) -> Result<DynTensor> {
         if let Some(window) = self.window {
             let what = format!("an empty `{}`, which is a window of {window} tokens", self.past);
             return Err(Error::unsupported(what, "one sequence in a shared buffer, CacheMode::Shared"));
         }
-        tensors::zeros(session, self.element, &[batch, self.heads, 0, self.head_size])
+        tensors::allocated(memory, self.element, &[batch, self.heads, 0, self.head_size])
     }
 
     /// The cache after a run of one sequence, which must hold exactly `tokens`.
@@ -255,8 +256,8 @@ impl CacheSlot {
     }
 
     /// A copy of the first `tokens` of a one-row cache tensor.
-    pub(crate) fn shortened(&self, session: &Session, cache: &DynTensor, tokens: usize) -> Result<DynTensor> {
-        let mut shorter = self.buffer(session, tokens)?;
+    pub(crate) fn shortened(&self, memory: &Allocator, cache: &DynTensor, tokens: usize) -> Result<DynTensor> {
+        let mut shorter = self.buffer(memory, tokens)?;
         tensors::copy_head_rows(cache, &mut shorter, self.heads, tokens * self.head_size)?;
         Ok(shorter)
     }
@@ -276,7 +277,7 @@ fn check_logits(outputs: &[Port], package: &Package) -> Result<String> {
         }
     })?;
     if !matches!(port.element, Some(Element::Float32 | Element::Float16)) {
-        return Err(wrong_element(port, "float32, float16 (on the CPU provider)"));
+        return Err(wrong_element(port, "float32, float16"));
     }
     if let [_, _, columns] = *port.dims.as_slice()
         && columns >= 0

@@ -10,6 +10,7 @@
 
 mod install;
 mod library;
+mod provider;
 mod search;
 
 use std::path::{Path, PathBuf};
@@ -18,6 +19,7 @@ use std::sync::{Mutex, PoisonError};
 use ort::environment::Environment;
 
 pub use install::{VERSION, install};
+pub use provider::Provider;
 use search::Search;
 
 use crate::{Error, Result};
