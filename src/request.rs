@@ -132,7 +132,7 @@ fn without_capture(settings: &mut Settings, given: &Session) -> Result<(), Failu
             "leave one of them out, or bake the adapter in with adapter_path",
         ));
     }
-    settings.session.capture = settings.session.capture.map(|_| false);
+    settings.session.capture = settings.target.capture.as_ref().map(|_| false);
     Ok(())
 }
 

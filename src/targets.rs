@@ -40,7 +40,8 @@ pub(crate) fn wanted(args: &TargetArgs, envelope: &Envelope) -> Result<Vec<Wante
         return Err(Failure::usage("no precision given").with_hint("-p fp32, fp16, bf16, int8 or int4"));
     };
     let Some(provider) = &args.execution_provider else {
-        return Err(Failure::usage("no execution provider given").with_hint("-e cpu or -e cuda"));
+        return Err(Failure::usage("no execution provider given")
+            .with_hint("-e cpu, -e cuda, …: `genai-build targets` lists them"));
     };
     Ok(vec![Wanted::of(Target::find(provider)?, precision)])
 }

@@ -66,6 +66,21 @@ fn recording_of_steps_is_switched_in_the_providers_own_words() {
 }
 
 #[test]
+fn no_step_is_recorded_over_a_cache_that_grows() {
+    // Its op on dml reads no softcap, so attention is spelled out.
+    let package = build(&fixture("gemma2-default"), "fp16", "dml", &[]).unwrap();
+    assert_eq!(session_options(&package)["provider_options"], json!([{"dml": {"enable_graph_capture": "0"}}]));
+    for (name, precision, provider, option) in
+        [("gemma2-default", "fp16", "dml", "enable_dml_graph=true"), (MODEL, "fp32", "cuda", "enable_cuda_graph=true")]
+    {
+        let output = tempfile::tempdir().unwrap();
+        let mut arguments = build_arguments(&fixture(name), precision, provider, output.path());
+        arguments.extend(["--extra_options".to_owned(), option.to_owned()]);
+        genai_build(arguments).failed(3, &["a cache that grows", option]).unwrap();
+    }
+}
+
+#[test]
 fn a_recorded_graph_takes_lengths_of_the_mask_alone() {
     let (plain, recorded) = (package("fp32", "webgpu", &[]), package("fp32", "webgpu", &["enable_webgpu_graph=true"]));
     assert!(operators(&plain).contains(&"Shape".to_owned()));

@@ -179,7 +179,7 @@ impl GenaiConfig {
                 decoder: Decoder {
                     session_options: SessionOptions {
                         log_id: "onnxruntime-genai",
-                        provider_options: provider_options(settings),
+                        provider_options: provider_options(&Settings { attention: form, ..settings.clone() }),
                         entries: settings.session.entries.clone(),
                     },
                     filename: filename.to_owned(),
@@ -253,7 +253,7 @@ impl DynamicBatching {
 
 /// The providers of a session, with the switch for recording steps as it is to stand.
 fn provider_options(settings: &Settings) -> Vec<BTreeMap<&'static str, BTreeMap<&'static str, &'static str>>> {
-    let capture = settings.target.capture.as_ref().zip(settings.session.capture);
+    let capture = settings.target.capture.as_ref().zip(settings.records());
     let capture = capture.map_or(&[][..], |(capture, on)| capture.provider_options[usize::from(on)]);
     let options = settings.target.provider_options.iter();
     let options = options.map(|(provider, options)| {

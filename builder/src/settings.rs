@@ -55,7 +55,7 @@ pub struct Fusion {
 /// What a session of the runtime is opened with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Session {
-    /// Whether the provider records a step and replays it; `None` where it has no such option.
+    /// Whether the provider is asked to record a step and replay it; `None` leaves it to the target.
     pub capture: Option<bool>,
     /// Entries of `session_options`.
     pub entries: BTreeMap<&'static str, &'static str>,
@@ -73,8 +73,14 @@ impl Adaptation {
 impl Settings {
     /// Whether lengths are those of the mask's ones, and never of a shape.
     pub(crate) fn takes_lengths_of_mask(&self) -> bool {
-        let recorded = self.session.capture == Some(true);
-        recorded && self.target.capture.as_ref().is_some_and(|capture| capture.lengths_of_mask)
+        self.records() == Some(true) && self.target.capture.as_ref().is_some_and(|capture| capture.lengths_of_mask)
+    }
+
+    /// Whether the provider records a step and replays it; `None` where it has no such option. Unless it was asked to, it
+    /// records none over a cache that grows, which lies elsewhere at each step.
+    pub(crate) fn records(&self) -> Option<bool> {
+        let capture = self.target.capture.as_ref()?;
+        Some(self.session.capture.unwrap_or(capture.default && self.attention.shares_buffer()))
     }
 
     /// The package of a target without further wishes.
@@ -97,10 +103,7 @@ impl Settings {
             fusion: Fusion::of(cell.attention),
             interface: Interface::default(),
             cache: Cache::default(),
-            session: Session {
-                capture: target.capture.as_ref().map(|capture| capture.default),
-                entries: BTreeMap::new(),
-            },
+            session: Session::default(),
             adaptation: Adaptation::BakedIn,
         })
     }

@@ -56,8 +56,10 @@ pub(super) struct RowLengths {
 
 impl Lowering<'_> {
     pub(super) fn row_lengths(&mut self, attention_mask: Value) -> Result<RowLengths> {
-        if self.settings.takes_lengths_of_mask() {
+        if self.settings.session.capture == Some(true) {
             self.check_recorded()?;
+        }
+        if self.settings.takes_lengths_of_mask() {
             return self.lengths_of_mask(attention_mask);
         }
         let one = self.graph.constant(Constant::Int64s(vec![1]))?;
@@ -97,7 +99,11 @@ impl Lowering<'_> {
             _ => false,
         };
         let attentions = || spec.layers.iter().map(|Layer { mixer: Mixer::Attention(attention), .. }| attention);
-        let what = if spec.ropes.iter().any(by_length) {
+        let what = if self.settings.attention == AttentionForm::Standard {
+            "a cache that grows, which attention in standard operators has,"
+        } else if !self.settings.takes_lengths_of_mask() {
+            return Ok(());
+        } else if spec.ropes.iter().any(by_length) {
             "a rope that depends on the length"
         } else if attentions().any(|attention| matches!(attention.position, Position::Alibi(_))) {
             "a bias for the distance"
@@ -105,8 +111,6 @@ impl Lowering<'_> {
             "attention to blocks"
         } else if self.settings.interface.logits == Logits::Last {
             "prune_lm_head"
-        } else if self.settings.attention == AttentionForm::Standard {
-            "attention in standard operators, which this model needs"
         } else {
             return Ok(());
         };
