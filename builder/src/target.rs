@@ -85,6 +85,9 @@ pub enum AttentionForm {
     },
     /// Standard operators alone. The cache grows by a `Concat`.
     Standard,
+    /// Standard operators alone, and no size is open: each run takes one token of one sequence, and the cache has room
+    /// for the longest sequence from the start. The same buffer may be past and present.
+    Fixed,
 }
 
 /// Which of its own settings a `GroupQueryAttention` has a part in: kernels pass over the others and say nothing.
@@ -307,6 +310,22 @@ pub const TARGETS: &[Target] = &[
         capture: None,
         product_options: &[],
     },
+    // Its accelerator takes no open sizes and computes in fp16.
+    Target {
+        provider: "qnn",
+        aliases: &[],
+        cells: &[
+            cell(Precision::Fp16, Dtype::F16, AttentionForm::Fixed, FP16),
+            cell(Precision::Int8, Dtype::F16, AttentionForm::Fixed, QUANTIZED),
+            cell(Precision::Int4, Dtype::F16, AttentionForm::Fixed, QUANTIZED),
+        ],
+        form: STANDARD,
+        cache: PLAIN_CACHE,
+        accuracy_level: 0,
+        provider_options: &[("qnn", &[("backend_type", "htp")])],
+        capture: None,
+        product_options: &[],
+    },
     // Any runtime that knows the standard's operators.
     Target {
         provider: "onnx",
@@ -371,7 +390,7 @@ impl AttentionForm {
     pub fn padded_head_dim(self, head_dim: usize) -> usize {
         match self {
             Self::GroupQuery { head_multiple, .. } => head_dim.next_multiple_of(head_multiple),
-            Self::Standard => head_dim,
+            Self::Standard | Self::Fixed => head_dim,
         }
     }
 
@@ -390,8 +409,16 @@ impl AttentionForm {
     /// Whether past and present may be one buffer.
     pub fn shares_buffer(self) -> bool {
         match self {
-            Self::GroupQuery { .. } => true,
+            Self::GroupQuery { .. } | Self::Fixed => true,
             Self::Standard => false,
+        }
+    }
+
+    /// Whether it is spelled in standard operators.
+    pub fn is_standard(self) -> bool {
+        match self {
+            Self::GroupQuery { .. } => false,
+            Self::Standard | Self::Fixed => true,
         }
     }
 }
@@ -460,7 +487,7 @@ mod tests {
                         head_multiple == 0 || rotates == 0 || !rotates.is_multiple_of(head_multiple)
                     }
                     AttentionForm::GroupQuery { head_multiple, .. } => head_multiple == 0,
-                    AttentionForm::Standard => false,
+                    AttentionForm::Standard | AttentionForm::Fixed => false,
                 }),
             ),
             (
