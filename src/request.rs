@@ -161,6 +161,11 @@ fn settings(target: &'static Target, precision: Precision, options: &ExtraOption
     session(&mut settings, &options.session)?;
     cache(&mut settings, options)?;
     settings.cache.paged = paged(&options.cache)?;
+    if options.sizes.static_context_length.is_some() && !settings.is_fixed() {
+        return Err(meaningless("static_context_length", target.provider)
+            .with_hint("its graphs take sequences of any length that the model has positions for"));
+    }
+    settings.fixed_context = options.sizes.static_context_length;
     Ok(settings)
 }
 

@@ -8,6 +8,7 @@ mod cache;
 mod command_line;
 mod crash_matrix;
 mod faults;
+mod fixed_sizes;
 mod genai_config;
 mod golden;
 mod hub;

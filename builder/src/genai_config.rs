@@ -148,6 +148,7 @@ impl GenaiConfig {
         let form = settings.attention.of(spec);
         let num_caches = spec.layers.iter().filter(has_cache).count();
         let interface = &settings.interface;
+        let context_length = settings.context_length(spec);
         let tokens = if interface.inputs_embeds { "inputs_embeds" } else { "input_ids" };
         let mut inputs = BTreeMap::from([
             (tokens, tokens),
@@ -156,7 +157,8 @@ impl GenaiConfig {
         ]);
         let paged = settings.cache.paged;
         let lengths = match paged {
-            None => &["attention_mask"][..],
+            None if settings.is_fixed() => &[][..],
+            None => &["attention_mask"],
             Some(_) => &["block_table", "cumulative_sequence_lengths", "past_sequence_lengths", "attention_metadata"],
         };
         inputs.extend(lengths.iter().map(|name| (*name, *name)));
@@ -175,7 +177,7 @@ impl GenaiConfig {
         Ok(Self {
             model: Model {
                 bos_token_id: sources.token("bos_token_id", sources.tokenizer.bos, spec.vocab_size)?,
-                context_length: spec.context_length,
+                context_length,
                 decoder: Decoder {
                     session_options: SessionOptions {
                         log_id: "onnxruntime-genai",
@@ -210,7 +212,7 @@ impl GenaiConfig {
                 do_sample: sources.setting("do_sample", Value::as_bool)?.unwrap_or(false),
                 early_stopping: true,
                 length_penalty: 1.0,
-                max_length: spec.context_length,
+                max_length: context_length,
                 min_length: 0,
                 no_repeat_ngram_size: 0,
                 num_beams: 1,
@@ -220,7 +222,7 @@ impl GenaiConfig {
                 temperature: sources.setting("temperature", Value::as_f64)?.unwrap_or(1.0),
                 top_k: sources.setting("top_k", Value::as_u64)?.unwrap_or(50),
                 top_p: sources.setting("top_p", Value::as_f64)?.unwrap_or(1.0),
-                chunk_size: paged.and_then(|paged| paged.chunk_size),
+                chunk_size: if settings.is_fixed() { Some(1) } else { paged.and_then(|paged| paged.chunk_size) },
             },
             engine: paged.map(|paged| Engine { dynamic_batching: DynamicBatching::new(paged) }),
         })

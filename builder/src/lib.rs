@@ -49,5 +49,5 @@ pub use plan::Plan;
 pub use precision::{Precision, Role};
 pub use recipe::{Matrices, Operators, Recipe, Selector};
 pub use runtime_config::RuntimeConfig;
-pub use settings::{Adaptation, DEFAULT_BLOCK_SIZE, Fusion, Session, Settings};
+pub use settings::{Adaptation, DEFAULT_BLOCK_SIZE, DEFAULT_FIXED_CONTEXT, Fusion, Session, Settings};
 pub use target::{TARGETS, Target};

@@ -38,6 +38,15 @@ impl RuntimeConfig {
                 "the graph's cache grows with each step",
             ));
         }
+        for key in ["chunk_size", "num_beams"] {
+            let path = format!("search.{key}");
+            let decided = at(generated, &path).filter(|_| settings.is_fixed());
+            if let (Some(decided), Some(given)) = (decided, self.at(&path))
+                && decided != given
+            {
+                return Err(contradicts(&path, given, "each run of the graph takes one token of one sequence"));
+            }
+        }
         for (key, value) in &self.object {
             merge(key, generated, value);
         }

@@ -13,6 +13,10 @@ use crate::{
 /// Block size of quantized weights unless the user asks for another.
 pub const DEFAULT_BLOCK_SIZE: usize = 32;
 
+/// Tokens that a cache of fixed size has room for unless the user asks for another number or the model has fewer: every
+/// step computes over all of them.
+pub const DEFAULT_FIXED_CONTEXT: usize = 4096;
+
 /// How a package is to be. [`Settings::of`] decides everything; options change one thing or another after it.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -28,6 +32,9 @@ pub struct Settings {
     pub fusion: Fusion,
     pub interface: Interface,
     pub cache: Cache,
+    /// Tokens that a cache of fixed size is to have room for; `None` leaves it to the model and
+    /// [`DEFAULT_FIXED_CONTEXT`].
+    pub fixed_context: Option<usize>,
     pub session: Session,
     pub adaptation: Adaptation,
 }
@@ -71,6 +78,20 @@ impl Adaptation {
 }
 
 impl Settings {
+    /// Whether no size of the graph is open.
+    pub fn is_fixed(&self) -> bool {
+        self.attention == AttentionForm::Fixed
+    }
+
+    /// The tokens of the longest sequence that the package takes, prompt included.
+    pub fn context_length(&self, spec: &DecoderSpec) -> usize {
+        match self.fixed_context {
+            _ if !self.is_fixed() => spec.context_length,
+            Some(tokens) => tokens,
+            None => spec.context_length.min(DEFAULT_FIXED_CONTEXT),
+        }
+    }
+
     /// Whether lengths are those of the mask's ones, and never of a shape.
     pub(crate) fn takes_lengths_of_mask(&self) -> bool {
         self.records() == Some(true) && self.target.capture.as_ref().is_some_and(|capture| capture.lengths_of_mask)
@@ -103,6 +124,7 @@ impl Settings {
             fusion: Fusion::of(cell.attention),
             interface: Interface::default(),
             cache: Cache::default(),
+            fixed_context: None,
             session: Session::default(),
             adaptation: Adaptation::BakedIn,
         })
@@ -121,7 +143,7 @@ impl Fusion {
         Self {
             qkv: match attention {
                 AttentionForm::GroupQuery { packed, .. } => packed,
-                AttentionForm::Standard => true,
+                AttentionForm::Standard | AttentionForm::Fixed => true,
             },
             head_norms: false,
             gate_up: false,

@@ -173,7 +173,7 @@ fn interpreted(
     let mut continued = Vec::new();
     for (name, text) in TEXTS {
         let mut prompt = tokenizer.encode(text, SpecialTokens::Added)?;
-        prompt.truncate(spec.context_length.saturating_sub(GREEDY_STEPS));
+        prompt.truncate(model.context_length().saturating_sub(GREEDY_STEPS));
         if !prompt.is_empty() {
             let mode = CacheMode::plainest(model);
             let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, mode)?;

@@ -9,6 +9,7 @@ mod cache;
 mod graph;
 mod quantization;
 mod session;
+mod sizes;
 mod source;
 
 use std::cmp::Reverse;
@@ -20,6 +21,7 @@ pub(crate) use cache::{Cache, LARGEST_SCALE_FILE};
 pub(crate) use graph::Graph;
 pub(crate) use quantization::Quantization;
 pub(crate) use session::Session;
+pub(crate) use sizes::Sizes;
 pub(crate) use source::Source;
 
 /// What was given, by subject. `None` where an option was not.
@@ -29,6 +31,7 @@ pub(crate) struct ExtraOptions {
     pub(crate) graph: Graph,
     pub(crate) session: Session,
     pub(crate) cache: Cache,
+    pub(crate) sizes: Sizes,
     pub(crate) source: Source,
     /// Lines for people.
     pub(crate) notes: Vec<String>,
@@ -59,6 +62,7 @@ const SUBJECTS: &[(&str, &[Row])] = &[
     ("Quantization", quantization::ROWS),
     ("Graph", graph::ROWS),
     ("Cache", cache::ROWS),
+    ("Sizes", sizes::ROWS),
     ("Files and sources", source::ROWS),
     ("Session", session::ROWS),
     ("Parts that no supported model has", absent::ROWS),
@@ -244,6 +248,8 @@ mod tests {
             "block_size=-32",
             "is_symmetric=maybe",
             "accuracy_level=5",
+            "static_context_length=0",
+            "static_context_length=4k",
             "filename=../escaped.onnx",
             "filename=a/b.onnx",
             "filename=CON.onnx",

@@ -14,14 +14,14 @@ pub enum CacheMode {
     /// One buffer of full length per tensor, input and output at once; the graph writes in place
     /// (GroupQueryAttention does).
     Shared,
-    /// The present of one run is the past of the next, one step longer.
+    /// The present of one run is the past of the next, one step longer, or as long where the graph fixes the length.
     Growing,
 }
 
 impl CacheMode {
     /// The mode in which the peer would run the model.
     pub fn of(model: &Model) -> Self {
-        if model.shares_buffer() { Self::Shared } else { Self::Growing }
+        if model.shares_buffer() || model.wiring.room().is_some() { Self::Shared } else { Self::Growing }
     }
 
     /// The mode that every ONNX Runtime can do: growing, unless a cache keeps a window, which is never empty.
@@ -87,7 +87,7 @@ impl<'m> Generator<'m> {
     }
 
     /// Runs the new tokens behind those in the cache. The logits are `[tokens, vocab_size]`, a row for each new token,
-    /// or `[1, vocab_size]` where the graph returns the last row only.
+    /// or `[1, vocab_size]` where the graph returns the last row only. A graph that takes one token a run is run for each.
     ///
     /// # Errors
     /// [`Error::Argument`] for no tokens, an id outside the vocabulary, or more tokens than `max_length`;
@@ -98,17 +98,30 @@ impl<'m> Generator<'m> {
         if end > self.max_length {
             return Err(Error::argument("the sequence length", end, format!("at most max_length {}", self.max_length)));
         }
-        let inputs = self.model.token_inputs(&[Row { ids, past: self.length }], ids.len())?;
-        let logits = match &mut self.cache {
-            Cache::Shared(binding) => run_shared(self.model, binding, inputs, ids.len())?,
-            Cache::Growing(past) => run_growing(self.model, past, inputs, self.length, ids.len())?,
+        let logits = if self.model.wiring.one_by_one && ids.len() > 1 {
+            let mut rows = Vec::new();
+            for (past, id) in (self.length..).zip(ids.chunks(1)) {
+                rows.extend_from_slice(self.run(id, past)?.data());
+            }
+            Matrix::new(ids.len(), self.model.vocab_size(), rows)?
+        } else {
+            self.run(ids, self.length)?
         };
         self.length = end;
         Ok(logits)
     }
 
-    /// Forgets all tokens but the first `length`. What a shared buffer holds beyond them stays there, unread by a
-    /// right graph.
+    /// One run, behind `past` tokens.
+    fn run(&mut self, ids: &[u32], past: usize) -> Result<Matrix> {
+        let inputs = self.model.token_inputs(&[Row { ids, past }], ids.len())?;
+        match &mut self.cache {
+            Cache::Shared(binding) => run_shared(self.model, binding, inputs, ids.len()),
+            Cache::Growing(cache) => run_growing(self.model, cache, inputs, past, ids.len()),
+        }
+    }
+
+    /// Forgets all tokens but the first `length`. What a buffer of full length holds beyond them stays there, unread by
+    /// a right graph.
     ///
     /// # Errors
     /// [`Error::Argument`] for a length beyond the current one, [`Error::Unsupported`] where a cache that keeps a window has
@@ -128,6 +141,7 @@ impl<'m> Generator<'m> {
         }
         if let Cache::Growing(past) = &mut self.cache
             && length < self.length
+            && self.model.wiring.room().is_none()
         {
             let slots = self.model.wiring.slots.iter().zip(past.iter());
             *past = slots

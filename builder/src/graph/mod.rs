@@ -51,6 +51,8 @@ pub enum Attribute {
 pub enum Constant {
     Int64(i64),
     Int64s(Vec<i64>),
+    /// The int32 vector 0, 1, … below a number.
+    Counted(u32),
     Float(f32),
     /// `dims` multiply to the number of values.
     Floats {
@@ -227,6 +229,7 @@ impl Constant {
         match self {
             Self::Int64(value) => (Dtype::I64, vec![], value.to_string()),
             Self::Int64s(values) => (Dtype::I64, dims([values.len()]), format!("{values:?}")),
+            Self::Counted(end) => (Dtype::I32, vec![Dim::Known((*end).into())], format!("0..{end}")),
             Self::Float(value) => (Dtype::F32, vec![], value.to_string()),
             Self::Floats { values, dims } => {
                 let shape = dims.iter().map(|dim| Dim::Known(*dim as u64)).collect();

@@ -110,6 +110,7 @@ fn constant_proto(constant: &Constant) -> TensorProto {
     let raw_data = match constant {
         Constant::Int64(value) => value.to_le_bytes().to_vec(),
         Constant::Int64s(values) => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
+        Constant::Counted(end) => (0..*end).flat_map(u32::to_le_bytes).collect(),
         Constant::Float(value) => value.to_le_bytes().to_vec(),
         Constant::Floats { values, .. } => values.iter().flat_map(|value| value.to_le_bytes()).collect(),
     };

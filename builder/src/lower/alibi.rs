@@ -35,7 +35,7 @@ impl Lowering<'_> {
             return Err(Error::graph(PATH, "layers differ in the biases of their heads"));
         }
         let at = |part: &str| format!("{PATH}/{part}");
-        let (keys, queries) = match lengths.rows()?.places {
+        let (keys, queries) = match lengths.places() {
             Some(places) => self.float_places(PATH, places)?,
             None => self.columns(input_ids, lengths)?,
         };

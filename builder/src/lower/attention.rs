@@ -41,7 +41,9 @@ impl Lowering<'_> {
         let (query, key_value) = self.heads(index, path, attention, projected, rotation)?;
         let (key_value, past) = match (&attention.key_value, self.settings.attention) {
             (KeyValue::OfLayer(source), AttentionForm::GroupQuery { .. }) => (Some(self.keys_of(path, *source)?), past),
-            (KeyValue::OfLayer(source), AttentionForm::Standard) => (None, self.present_of(path, *source)?),
+            (KeyValue::OfLayer(source), AttentionForm::Standard | AttentionForm::Fixed) => {
+                (None, self.present_of(path, *source)?)
+            }
             (KeyValue::Own { .. } | KeyValue::Same(_), _) => (key_value, past),
         };
         if let Some(key_value) = key_value {
@@ -51,10 +53,10 @@ impl Lowering<'_> {
             (Lengths::Pages(pages), _) => {
                 self.paged_attention(index, path, attention, (query, key_value), past, pages)?
             }
-            (Lengths::Rows(rows), AttentionForm::Standard) => {
-                self.standard_attention(path, attention, query, key_value, past, rows.places)?
+            (_, AttentionForm::Standard | AttentionForm::Fixed) => {
+                self.standard_attention(path, attention, query, key_value, past, lengths.places())?
             }
-            (Lengths::Rows(_), AttentionForm::GroupQuery { .. }) => {
+            (_, AttentionForm::GroupQuery { .. }) => {
                 self.group_query_attention((index, path), attention, (query, key_value), past, lengths)?
             }
         };

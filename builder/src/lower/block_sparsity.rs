@@ -63,12 +63,12 @@ impl Lowering<'_> {
         let BlockSparsity { size, local, stride, head_step } = blocks;
         let dtype = self.dtype;
         let hidden = self.scalar(HIDDEN)?;
-        let graph = &mut self.graph;
         let at = |part: &str| format!("{path}/{part}");
-        let size = graph.constant(Constant::Int64(size as i64))?;
-        let zero = graph.constant(Constant::Int64(0))?;
+        // Places are counted in the dtype of ids.
+        let size = self.whole_number(size as i64, input_ids)?;
+        let zero = self.whole_number(0, input_ids)?;
 
-        let (keys, queries) = match lengths.rows()?.places {
+        let (keys, queries) = match lengths.places() {
             Some(Places { keys, queries, .. }) => (keys, queries),
             None => self.row_places(path, input_ids, lengths)?,
         };
@@ -77,7 +77,8 @@ impl Lowering<'_> {
         let query_blocks = graph.add(&at("queries/Div"), &Div(queries, size))?;
 
         let behind = graph.add(&at("behind/Sub"), &Sub(query_blocks, key_blocks))?;
-        let nearest = graph.constant(Constant::Int64(local as i64 - 1))?;
+        let nearest = self.whole_number(local as i64 - 1, input_ids)?;
+        let graph = &mut self.graph;
         let far = graph.add(&at("behind/Greater"), &Greater(behind, nearest))?;
         let far = graph.add(&at("behind/Cast"), &Cast { input: far, to: dtype })?;
 
@@ -87,8 +88,11 @@ impl Lowering<'_> {
         let target = graph.constant(Constant::Int64s(vec![-1, 1, 1]))?;
         let shape = vec![Dim::Known(heads as u64), Dim::Known(1), Dim::Known(1)];
         let offsets = graph.add(&at("heads/Reshape"), &Reshape { input: offsets, target, shape })?;
+        let offsets = self.cast(&at("heads/offsets"), offsets, self.graph.fact(input_ids).dtype)?;
+        let graph = &mut self.graph;
         let turns = graph.add(&at("heads/Add"), &Add(key_blocks, offsets))?;
-        let stride = graph.constant(Constant::Int64(stride as i64))?;
+        let stride = self.whole_number(stride as i64, input_ids)?;
+        let graph = &mut self.graph;
         let rest = graph.add(&at("heads/Mod"), &Mod(turns, stride))?;
         let skipped = graph.add(&at("heads/Greater"), &Greater(rest, zero))?;
         let skipped = graph.add(&at("heads/Cast"), &Cast { input: skipped, to: dtype })?;

@@ -11,7 +11,6 @@ use crate::{
         ops::{CacheCodes, PAST_SLIDING},
     },
     plan::{Job, Rows, Segment, Sink, Source},
-    target::AttentionForm,
 };
 
 impl Lowering<'_> {
@@ -22,7 +21,7 @@ impl Lowering<'_> {
         if cache.paged.is_some() {
             self.check_paged()?;
         }
-        if self.settings.attention == AttentionForm::Standard && (windowed.is_some() || cache.quantization.is_some()) {
+        if self.settings.attention.is_standard() && (windowed.is_some() || cache.quantization.is_some()) {
             let asked = if windowed.is_some() { "a window alone" } else { "codes" };
             return Err(Error::Unsupported {
                 what: format!("attention in standard operators has no cache of {asked}"),
@@ -68,6 +67,10 @@ impl Lowering<'_> {
         let dtype = self.settings.cache.quantization.as_ref().map_or(self.dtype, |codes| codes.scheme.code.dtype());
         let (heads, width) = (Dim::Known(heads), Dim::Known(width));
         let shape = match self.settings.cache.paged {
+            None if self.settings.is_fixed() => {
+                let tokens = Dim::Known(self.settings.context_length(self.spec) as u64);
+                vec![Dim::Known(1), heads, tokens, width]
+            }
             None => vec![Dim::Symbol("batch_size"), heads, past, width],
             Some(_) => vec![Dim::Symbol("num_blocks"), Dim::Symbol("block_size"), heads, width],
         };

@@ -15,7 +15,7 @@ use super::{Lowering, linear::QuantizedMatrix};
 use crate::{
     Error, Logits, Result, Role,
     graph::{
-        Constant, Dtype, Value,
+        Dtype, Value,
         ops::{Add, Cast, Div, FusedMatMul, Gather, GatherBlockQuantized, MatMul, Min, Mul, Tanh, Transpose},
     },
     plan::{Job, Rows, Segment, Sink, Source},
@@ -72,7 +72,7 @@ impl Lowering<'_> {
         let table = self.parameter("model.embed_positions.weight", positions.weight(), &dims, 0.0)?;
         let mut indices = self.positions()?;
         if positions.offset > 0 {
-            let offset = self.graph.constant(Constant::Int64(positions.offset as i64))?;
+            let offset = self.whole_number(positions.offset as i64, indices)?;
             indices = self.graph.add(&format!("{PATH}/Add"), &Add(indices, offset))?;
         }
         self.graph.add(&format!("{PATH}/Gather"), &Gather { data: table, indices })

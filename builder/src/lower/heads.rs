@@ -13,7 +13,6 @@ use crate::{
         Constant, Dim, Dtype, Value,
         ops::{Add, Cast, Div, Floor, Log, Mul, Pad, Place, Reshape, RotaryEmbedding, Rotation, Split, Unsqueeze},
     },
-    target::AttentionForm,
 };
 
 impl Lowering<'_> {
@@ -165,7 +164,7 @@ impl Lowering<'_> {
         let Position::Rope(rope) = attention.position else { return Ok(input) };
         let dim = self.spec.rope(rope).dim;
         let partial = (dim != attention.head_dim).then_some(dim);
-        if self.settings.attention == AttentionForm::Standard {
+        if self.settings.attention.is_standard() {
             return self.standard_rotation(path, input, num_heads, attention, dim, rotation);
         }
         let op = RotaryEmbedding { input, position_ids: self.positions()?, rotation, num_heads, partial };

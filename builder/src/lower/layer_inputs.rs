@@ -60,8 +60,7 @@ impl Lowering<'_> {
         let (tensor, n) = (inputs.weight(), inputs.rows);
         let mut indices = input_ids;
         if n < self.spec.vocab_size {
-            let (rows, first) =
-                (self.graph.constant(Constant::Int64(n as i64))?, self.graph.constant(Constant::Int64(0))?);
+            let (rows, first) = (self.whole_number(n as i64, input_ids)?, self.whole_number(0, input_ids)?);
             let condition = self.graph.add(&format!("{TABLE}/Greater"), &Greater(rows, input_ids))?;
             indices = self.graph.add(&format!("{TABLE}/Where"), &Where { condition, yes: input_ids, no: first })?;
         }

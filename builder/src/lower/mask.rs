@@ -19,7 +19,6 @@ use crate::{
         Constant, Dtype, Fact, Value,
         ops::{Cast, Gather, ReduceMax, ReduceSum, Shape, Sub},
     },
-    target::AttentionForm,
 };
 
 const PATH: &str = "/model/attn_mask_reformat/attn_mask_subgraph";
@@ -30,6 +29,8 @@ pub(super) enum Lengths {
     Rows(RowLengths),
     /// One behind the other, without padding.
     Pages(Pages),
+    /// One token, in a cache of fixed length.
+    Fixed(Places),
 }
 
 impl Lengths {
@@ -37,7 +38,16 @@ impl Lengths {
     pub(super) fn rows(&self) -> Result<&RowLengths> {
         match self {
             Self::Rows(lengths) => Ok(lengths),
-            Self::Pages(_) => Err(Error::graph("attention_mask", "the graph has no such input")),
+            Self::Pages(_) | Self::Fixed(_) => Err(Error::graph("attention_mask", "the graph has no such input")),
+        }
+    }
+
+    /// Where tokens stand, where attention is in standard operators.
+    pub(super) fn places(&self) -> Option<Places> {
+        match self {
+            Self::Rows(lengths) => lengths.places,
+            Self::Fixed(places) => Some(*places),
+            Self::Pages(_) => None,
         }
     }
 }
@@ -71,9 +81,9 @@ impl Lowering<'_> {
         let total = self.graph.add(&format!("{PATH}/Gather"), &Gather { data: shape, indices: column })?;
         let total_sequence_length =
             self.graph.add(&format!("{PATH}/Gather/Cast"), &Cast { input: total, to: Dtype::I32 })?;
-        let places = match self.settings.attention {
-            AttentionForm::GroupQuery { .. } => None,
-            AttentionForm::Standard => Some(self.places(attention_mask)?),
+        let places = match self.settings.attention.is_standard() {
+            false => None,
+            true => Some(self.places(attention_mask)?),
         };
         Ok(RowLengths { seqlens_k, total_sequence_length, places })
     }
@@ -99,7 +109,7 @@ impl Lowering<'_> {
             _ => false,
         };
         let attentions = || spec.layers.iter().map(|Layer { mixer: Mixer::Attention(attention), .. }| attention);
-        let what = if self.settings.attention == AttentionForm::Standard {
+        let what = if self.settings.attention.is_standard() {
             "a cache that grows, which attention in standard operators has,"
         } else if !self.settings.takes_lengths_of_mask() {
             return Ok(());

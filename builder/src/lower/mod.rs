@@ -5,6 +5,8 @@
 //! attention_mask ─► mask (lengths) ───┘  └─► present.{i}.key, present.{i}.value
 //! ```
 //!
+//! Where no size may be open there is no mask: `position_ids` says how much of the cache is filled.
+//!
 //! Pure: nothing is read. Node names and public names follow the scheme that recipes and users of onnxruntime-genai key
 //! on: `/model/layers.{i}/attn/qkv_proj/MatMul` with the initializer `model.layers.{i}.attn.qkv_proj.MatMul.weight`.
 
@@ -13,6 +15,7 @@ mod attention;
 mod block_sparsity;
 mod cache;
 mod embedding;
+mod fixed;
 mod heads;
 mod hidden_states;
 mod layer;
@@ -149,6 +152,7 @@ impl Lowering<'_> {
         self.check_cache()?;
         self.check_norms_inside()?;
         let (tokens, caches, lengths) = match self.settings.cache.paged {
+            None if self.settings.is_fixed() => self.fixed_inputs()?,
             None => self.padded_inputs()?,
             Some(_) => self.packed_inputs()?,
         };
@@ -284,6 +288,13 @@ impl Lowering<'_> {
     /// An f32 value in the dtype of activations.
     fn in_activation_dtype(&mut self, path: &str, value: Value) -> Result<Value> {
         self.cast(path, value, self.dtype)
+    }
+
+    /// A whole number in the dtype of ids, positions or places that it meets.
+    fn whole_number(&mut self, value: i64, like: Value) -> Result<Value> {
+        let constant = self.graph.constant(Constant::Int64(value))?;
+        let dtype = self.graph.fact(like).dtype;
+        self.cast(&format!("/model/constant_nodes/{}/{value}", dtype.name()), constant, dtype)
     }
 
     /// A value in another dtype, by a node `{path}/Cast`; as it is where it has that dtype already.

@@ -27,7 +27,6 @@ use crate::{
             Add, Cast, Gather, Greater, PagedAttention, Place, Range, ReduceSum, Reshape, Shape, Slice, Sub, Unsqueeze,
         },
     },
-    target::AttentionForm,
 };
 
 /// What the engine says of the sequences, int32.
@@ -55,7 +54,7 @@ impl Lowering<'_> {
             })
         };
         let target = self.settings.target;
-        if !target.cache.paged.contains(&self.dtype) || self.settings.attention == AttentionForm::Standard {
+        if !target.cache.paged.contains(&self.dtype) || self.settings.attention.is_standard() {
             let (dtype, provider) = (self.dtype.name().to_lowercase(), target.provider);
             return refuse(format!("{provider} has no paged attention for activations in {dtype}"));
         }

@@ -10,7 +10,6 @@ use crate::{
         ops::{Add, Cast, Cos, Div, Greater, Max, Mul, Place, Pow, Range, Sin, Slice, Unsqueeze},
     },
     plan::{Job, RotaryPart, RotaryTable, Rows, Sink},
-    target::AttentionForm,
 };
 
 impl Lowering<'_> {
@@ -21,7 +20,7 @@ impl Lowering<'_> {
             let rotates = matches!(attention.position, Position::Rope(_));
             (rotates && !self.rotates_inside(attention)) || attention.query_scaling.is_some()
         });
-        in_layers || self.spec.embedding.positions.is_some() || self.settings.attention == AttentionForm::Standard
+        in_layers || self.spec.embedding.positions.is_some() || self.settings.attention.is_standard()
     }
 
     pub(super) fn positions(&self) -> Result<Value> {
@@ -35,7 +34,7 @@ impl Lowering<'_> {
         }
         let spec = self.spec;
         let rope = spec.rope(id);
-        let context_length = spec.context_length;
+        let context_length = self.settings.context_length(spec);
         let suffix = if id.0 == 0 { String::new() } else { format!("_{}", id.0) };
         let path = format!("/model/rotary_emb{suffix}");
         let tables = match rope.scaling {
@@ -52,6 +51,11 @@ impl Lowering<'_> {
                 let long = RotaryTable { length: context_length, rows: context_length };
                 let (cos, sin) = self.stored_tables(&suffix, rope, &[short, long])?;
                 self.chosen_tables(&path, cos, sin, original_context, lengths.rows()?.total_sequence_length)?
+            }
+            // A fixed cache ends before the rope changes, see `check_fixed`.
+            RopeScaling::Dynamic { .. } if self.settings.is_fixed() => {
+                let table = RotaryTable { length: context_length, rows: context_length };
+                self.stored_tables(&suffix, rope, &[table])?
             }
             RopeScaling::LongRope { .. } => {
                 let table = RotaryTable { length: context_length, rows: context_length };

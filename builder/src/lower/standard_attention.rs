@@ -29,15 +29,23 @@ use crate::{
 
 const PATH: &str = "/model/attention_bias";
 
-/// Where tokens stand, int64.
+/// Where tokens stand: int64, or int32 where no size is open.
 #[derive(Clone, Copy)]
 pub(super) struct Places {
-    /// `[batch, 1, 1, total]`
+    /// `[batch, 1, 1, total]`, or `[total]`
     pub(super) keys: Value,
     /// `[batch, 1, sequence, 1]`
     pub(super) queries: Value,
-    /// bool `[batch, 1, 1, total]`: columns that hold a token.
-    present: Value,
+    pub(super) columns: Columns,
+}
+
+/// How the new tokens come to the columns of the cache.
+#[derive(Clone, Copy)]
+pub(super) enum Columns {
+    /// Behind those that are there. Columns that hold a token, bool `[batch, 1, 1, total]`.
+    Appended(Value),
+    /// Into the one column of the token's position, bool `[1, 1, total, 1]`.
+    Written(Value),
 }
 
 impl Lowering<'_> {
@@ -59,7 +67,7 @@ impl Lowering<'_> {
         let axes = graph.constant(Constant::Int64s(vec![1, 3]))?;
         let queries = Unsqueeze { input: position_ids, axes, place: Place::Axes(&[1, 3]) };
         let queries = graph.add(&at("queries/Unsqueeze"), &queries)?;
-        Ok(Places { keys, queries, present })
+        Ok(Places { keys, queries, columns: Columns::Appended(present) })
     }
 
     /// The bias that hides what is not seen, `[batch, 1, sequence, total]`; made once for each window.
@@ -73,17 +81,18 @@ impl Lowering<'_> {
         };
         let at = |part: &str| format!("{path}/{part}");
         let (seen, hidden) = (self.scalar(0.0)?, self.lowest()?);
-        let graph = &mut self.graph;
-        let distance = graph.add(&at("Sub"), &Sub(places.queries, places.keys))?;
-        let before = graph.constant(Constant::Int64(-1))?;
-        let past = graph.add(&at("past/Greater"), &Greater(distance, before))?;
-        let mut visible = graph.add(&at("past/And"), &And(past, places.present))?;
-        if let Some(window) = window {
-            let window = graph.constant(Constant::Int64(window as i64))?;
-            let near = graph.add(&at("near/Greater"), &Greater(window, distance))?;
-            visible = graph.add(&at("near/And"), &And(visible, near))?;
+        let distance = self.graph.add(&at("Sub"), &Sub(places.queries, places.keys))?;
+        let before = self.whole_number(-1, distance)?;
+        let mut visible = self.graph.add(&at("past/Greater"), &Greater(distance, before))?;
+        if let Columns::Appended(present) = places.columns {
+            visible = self.graph.add(&at("past/And"), &And(visible, present))?;
         }
-        let bias = graph.add(&at("Where"), &Where { condition: visible, yes: seen, no: hidden })?;
+        if let Some(window) = window {
+            let window = self.whole_number(window as i64, distance)?;
+            let near = self.graph.add(&at("near/Greater"), &Greater(window, distance))?;
+            visible = self.graph.add(&at("near/And"), &And(visible, near))?;
+        }
+        let bias = self.graph.add(&at("Where"), &Where { condition: visible, yes: seen, no: hidden })?;
         self.visibilities.insert(window, bias);
         Ok(bias)
     }
@@ -119,7 +128,11 @@ impl Lowering<'_> {
             Some((key, value)) => {
                 let key = self.in_heads(&at("k_heads"), key, num_kv_heads, head_dim)?;
                 let value = self.in_heads(&at("v_heads"), value, num_kv_heads, head_dim)?;
-                (self.appended(&at("k_cache"), past.0, key)?, self.appended(&at("v_cache"), past.1, value)?)
+                let mut cached = |part: &str, past: Value, new: Value| match places.columns {
+                    Columns::Appended(_) => self.appended(&at(part), past, new),
+                    Columns::Written(here) => self.written(&at(part), here, past, new),
+                };
+                (cached("k_cache", past.0, key)?, cached("v_cache", past.1, value)?)
             }
         };
         let query = self.in_heads(&at("q_heads"), query, num_heads, head_dim)?;
@@ -170,8 +183,11 @@ impl Lowering<'_> {
         }
         let (count, rows) = if group { (kv_heads, "group_rows") } else { (heads, "sequence_length") };
         let mut shape = self.graph.fact(input).shape.clone();
+        shape[2] = match shape[1..3] {
+            [Dim::Known(before), Dim::Known(each)] => Dim::Known(before * each / count as u64),
+            _ => Dim::Symbol(rows),
+        };
         shape[1] = Dim::Known(count as u64);
-        shape[2] = Dim::Symbol(rows);
         let target = self.graph.constant(Constant::Int64s(vec![0, count as i64, -1, 0]))?;
         self.graph.add(&format!("{path}/Reshape"), &Reshape { input, target, shape })
     }

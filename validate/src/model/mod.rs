@@ -86,6 +86,7 @@ impl Model {
 
         let ports = |outlets: &[ort::value::Outlet]| outlets.iter().map(Port::of).collect::<Vec<_>>();
         let wiring = Wiring::read(&ports(session.inputs()), &ports(session.outputs()), package)?;
+        let context_length = package.context_length.min(wiring.room().unwrap_or(usize::MAX));
         let pad = package.pad_token_id.filter(|&pad| (pad as usize) < package.vocab_size).unwrap_or(0);
         Ok(Self {
             session,
@@ -93,7 +94,7 @@ impl Model {
             provider: options.provider,
             file: decoder.model.clone(),
             vocab_size: package.vocab_size,
-            context_length: package.context_length,
+            context_length,
             pad,
             shares_buffer: package.search.past_present_share_buffer,
             options: RunOptions::new().map_err(Error::execution("making run options"))?,
@@ -147,6 +148,11 @@ impl Model {
         self.wiring.slots.iter().any(CacheSlot::keeps_window)
     }
 
+    /// Does the graph take several sequences at once? One of fixed sizes takes one.
+    pub fn takes_batches(&self) -> bool {
+        self.wiring.room().is_none()
+    }
+
     /// How coarse the codes of the cache are: int8 or int4; `None` for one of floats.
     pub fn cache_precision(&self) -> Option<Precision> {
         self.wiring.slots.iter().find_map(CacheSlot::precision)
@@ -162,8 +168,14 @@ impl Model {
     ///
     /// # Errors
     /// As [`crate::Generator::append`]; also [`Error::Unsupported`] if the lengths differ and the graph has no
-    /// attention mask, or returns the last column only.
+    /// attention mask, or returns the last column only, or if it takes no batches.
     pub fn batch_logits(&mut self, prompts: &[&[u32]]) -> Result<Vec<Matrix>> {
+        if !self.takes_batches() {
+            return Err(Error::unsupported(
+                format!("{}: a batch on a graph of fixed sizes", self.file.display()),
+                "one sequence at a time",
+            ));
+        }
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
         if longest > self.context_length {
             return Err(Error::argument("the prompt length", longest, format!("at most {}", self.context_length)));

@@ -25,6 +25,8 @@ pub(crate) struct Wiring {
     pub(super) input_ids: IntegerInput,
     pub(super) attention_mask: Option<IntegerInput>,
     pub(super) position_ids: Option<PositionIds>,
+    /// Whether a run takes one token and no more.
+    pub(crate) one_by_one: bool,
     /// Keys and values of all layers, in the order of the layers.
     pub(crate) slots: Vec<CacheSlot>,
     pub(crate) logits: String,
@@ -45,13 +47,16 @@ pub(super) struct PositionIds {
     pub(super) planes: Option<usize>,
 }
 
-/// One tensor of the cache: `[batch, heads, tokens, head_size]`, f32 or f16, or codes of 8 bits, or pairs of codes of 4.
+/// One tensor of the cache: `[batch, heads, tokens, head_size]`, f32 or f16, or codes of 8 bits, or pairs of codes of 4. In
+/// a graph of fixed sizes the column of a token is its position, and those behind it hold nothing yet.
 #[derive(Clone, Debug)]
 pub(crate) struct CacheSlot {
     pub(crate) past: String,
     pub(crate) present: String,
     element: Element,
     heads: usize,
+    /// What it has room for, where that is fixed.
+    fixed: Option<usize>,
     head_size: usize,
     /// In tokens, where no more are kept.
     window: Option<usize>,
@@ -72,10 +77,12 @@ impl Wiring {
         let decoder = &package.decoder;
         let names = &decoder.inputs;
         let (mut input_ids, mut attention_mask, mut position_ids) = (None, None, None);
+        let mut one_by_one = false;
         let mut keys = BTreeMap::new();
         let mut values = BTreeMap::new();
         for port in inputs {
             if port.name == names.input_ids {
+                one_by_one = takes_one(port)?;
                 input_ids = Some(IntegerInput::of(port)?);
             } else if port.name == names.attention_mask {
                 attention_mask = Some(IntegerInput::of(port)?);
@@ -113,8 +120,24 @@ impl Wiring {
             slots.push(CacheSlot::of(key, &decoder.outputs.present_key, layer, outputs, decoder)?);
             slots.push(CacheSlot::of(value, &decoder.outputs.present_value, layer, outputs, decoder)?);
         }
+        if let Some((first, rest)) = slots.split_first()
+            && let Some(other) = rest.iter().find(|slot| slot.fixed != first.fixed)
+        {
+            let what = format!("`{}` and `{}` with room for different numbers of tokens", first.past, other.past);
+            return Err(Error::unsupported(what, "caches of one length"));
+        }
+        // What is masked would have to be told for each column.
+        if slots.iter().any(|slot| slot.fixed.is_some()) && attention_mask.is_some() {
+            return Err(Error::unsupported("a cache of fixed length and an attention mask", "position_ids alone"));
+        }
         let logits = check_logits(outputs, package)?;
-        Ok(Self { input_ids, attention_mask, position_ids, slots, logits, vocab_size: package.vocab_size })
+        let vocab_size = package.vocab_size;
+        Ok(Self { input_ids, attention_mask, position_ids, one_by_one, slots, logits, vocab_size })
+    }
+
+    /// The tokens that the cache has room for, where that is fixed.
+    pub(crate) fn room(&self) -> Option<usize> {
+        self.slots.first().and_then(|slot| slot.fixed)
     }
 
     /// The logits of a run over `[batch, tokens]`, one matrix per row of the batch: `[tokens, vocab_size]`, or
@@ -178,24 +201,22 @@ impl CacheSlot {
             let shape = format!("graph input `{}` of shape {:?}", past.name, past.dims);
             return Err(Error::unsupported(shape, "[batch, heads, tokens, head_size]"));
         };
-        if tokens >= 0 {
-            return Err(Error::unsupported(
-                format!("graph input `{}` with room for exactly {tokens} tokens", past.name),
-                "a cache of any length",
-            ));
-        }
         Ok(Self {
             past: past.name.clone(),
             present: name,
             element,
             heads: usize::try_from(heads).unwrap_or(decoder.num_key_value_heads),
+            fixed: usize::try_from(tokens).ok(),
             head_size: usize::try_from(head_size).unwrap_or(decoder.head_size),
             window: decoder.window.as_ref().and_then(|window| window.of(layer)),
         })
     }
 
-    /// How many of `tokens` it holds; a window is held whole in any case.
+    /// How many of `tokens` it holds; a window, and what the graph fixes, is held whole in any case.
     pub(crate) fn room(&self, tokens: usize) -> usize {
+        if let Some(fixed) = self.fixed {
+            return fixed;
+        }
         self.window.map_or(tokens, |window| tokens.min(window.saturating_add(SLACK)).max(window))
     }
 
@@ -219,7 +240,7 @@ impl CacheSlot {
         tensors::allocated(memory, self.element, &[1, self.heads, tokens, self.head_size])
     }
 
-    /// What a sequence starts from: no tokens at all.
+    /// What a sequence starts from: no tokens at all, or zeros where the length is fixed.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a cache that keeps a window: there is never less than that of it.
@@ -228,15 +249,16 @@ impl CacheSlot {
             let what = format!("an empty `{}`, which is a window of {window} tokens", self.past);
             return Err(Error::unsupported(what, "one sequence in a shared buffer, CacheMode::Shared"));
         }
-        tensors::allocated(memory, self.element, &[batch, self.heads, 0, self.head_size])
+        tensors::allocated(memory, self.element, &[batch, self.heads, self.fixed.unwrap_or(0), self.head_size])
     }
 
-    /// The cache after a run of one sequence, which must hold exactly `tokens`.
+    /// The cache after a run of one sequence, which must hold exactly `tokens`, or be as long as is fixed.
     pub(crate) fn take_present(&self, outputs: &mut SessionOutputs, tokens: usize) -> Result<DynTensor> {
         let refuse = |problem: String| Error::execution(format!("reading {}", self.present))(problem);
         let value = outputs.remove(&self.present).ok_or_else(|| refuse("no such output".into()))?;
         let tensor: DynTensor = value.downcast().map_err(|error| refuse(error.to_string()))?;
-        let expected = [1, self.heads, tokens, self.head_size].map(|dim| i64::try_from(dim).unwrap_or(i64::MAX));
+        let expected = [1, self.heads, self.fixed.unwrap_or(tokens), self.head_size]
+            .map(|dim| i64::try_from(dim).unwrap_or(i64::MAX));
         if **tensor.shape() == expected {
             Ok(tensor)
         } else {
@@ -260,6 +282,18 @@ impl CacheSlot {
         let mut shorter = self.buffer(memory, tokens)?;
         tensors::copy_head_rows(cache, &mut shorter, self.heads, tokens * self.head_size)?;
         Ok(shorter)
+    }
+}
+
+/// Whether `[batch, tokens]` is one token; its number is either open or that.
+fn takes_one(port: &Port) -> Result<bool> {
+    match *port.dims.as_slice() {
+        [_, tokens] if tokens > 1 => Err(Error::unsupported(
+            format!("graph input `{}` for exactly {tokens} tokens", port.name),
+            "one token or any number",
+        )),
+        [_, tokens] => Ok(tokens == 1),
+        _ => Ok(false),
     }
 }
 
@@ -352,6 +386,16 @@ mod tests {
     }
 
     #[test]
+    fn all_sizes_may_be_fixed() {
+        let (mut inputs, outputs) = graph();
+        assert!(read(&inputs, &outputs).is_ok_and(|wiring| wiring.room().is_none() && !wiring.one_by_one));
+        inputs.remove(1);
+        inputs[0].dims = vec![1, 1];
+        inputs[1..].iter_mut().for_each(|cache| cache.dims = vec![1, 5, 32, 16]);
+        assert!(read(&inputs, &outputs).is_ok_and(|wiring| wiring.room() == Some(32) && wiring.one_by_one));
+    }
+
+    #[test]
     fn positions_may_have_planes() {
         let (mut inputs, outputs) = graph();
         inputs.push(port("position_ids", Element::Int64, &[3, -1, -1]));
@@ -391,7 +435,12 @@ mod tests {
                 "supported: float32, float16, int8, uint8",
             ),
             (refused(|_, outputs| outputs[1].element = Some(Element::Float32)), "`present.7.value` is f32"),
-            (refused(|inputs, _| inputs[2].dims = vec![-1, 5, 32, 16]), "exactly 32 tokens"),
+            (refused(|inputs, _| inputs[2].dims = vec![-1, 5, 32, 16]), "different numbers of tokens"),
+            (
+                refused(|inputs, _| inputs[2..].iter_mut().for_each(|cache| cache.dims = vec![1, 5, 32, 16])),
+                "a cache of fixed length and an attention mask",
+            ),
+            (refused(|inputs, _| inputs[0].dims = vec![1, 64]), "`input_ids` for exactly 64 tokens"),
             (refused(|inputs, _| inputs[2].dims = vec![2, -1, 5, -1, 16]), "of shape [2, -1, 5, -1, 16]"),
             (
                 refused(|_, outputs| outputs[0].dims = vec![-1, -1, 98]),

@@ -14,9 +14,9 @@ pub use layout::{
 };
 pub use paged::PagedAttention;
 pub use standard::{
-    Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Exp, Floor, Gelu, Greater, LayerNormalization, Log,
-    MatMul, Max, Min, Mod, Mul, Pow, ReduceMax, ReduceMean, ReduceSum, Relu, Sigmoid, SimplifiedLayerNormalization,
-    Sin, Softmax, Softplus, Sqrt, Sub, Tanh, Where,
+    Add, And, Cast, Clip, Cos, CumSum, DequantizeLinear, Div, Equal, Exp, Floor, Gelu, Greater, LayerNormalization,
+    Log, MatMul, Max, Min, Mod, Mul, Pow, ReduceMax, ReduceMean, ReduceSum, Relu, Sigmoid,
+    SimplifiedLayerNormalization, Sin, Softmax, Softplus, Sqrt, Sub, Tanh, Where,
 };
 
 use super::{Dim, Dtype, Fact, Graph, Value};
@@ -53,8 +53,12 @@ fn expect_last(graph: &Graph, value: Value, size: u64) -> Result<(), String> {
 
 /// The shape of two values broadcast together, by NumPy's rule.
 fn broadcast(graph: &Graph, a: Value, b: Value) -> Facts {
-    let dtype = same_dtype(graph, a, b)?;
-    let (a, b) = (graph.fact(a), graph.fact(b));
+    same_dtype(graph, a, b)?;
+    one(broadcast_facts(graph.fact(a), graph.fact(b))?)
+}
+
+/// The same of facts, in the dtype of the first.
+fn broadcast_facts(a: &Fact, b: &Fact) -> Result<Fact, String> {
     let rank = a.shape.len().max(b.shape.len());
     let at = |fact: &Fact, index: usize| (index + fact.shape.len()).checked_sub(rank).map(|i| fact.shape[i].clone());
     let mut shape = Vec::with_capacity(rank);
@@ -66,5 +70,5 @@ fn broadcast(graph: &Graph, a: Value, b: Value) -> Facts {
             _ => return Err(format!("{a} and {b} do not broadcast")),
         });
     }
-    one(Fact::new(dtype, shape))
+    Ok(Fact::new(a.dtype, shape))
 }

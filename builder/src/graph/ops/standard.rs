@@ -1,6 +1,6 @@
 //! Operators of the standard domain.
 
-use super::{Facts, broadcast, expect_dtype, expect_shape, one, same_dtype};
+use super::{Facts, broadcast, broadcast_facts, expect_dtype, expect_shape, one, same_dtype};
 use crate::graph::{Attribute, Dim, Dtype, Fact, Graph, Op, Value};
 
 macro_rules! binary {
@@ -139,6 +139,23 @@ impl Op for Greater {
     }
 }
 
+/// `a = b`, element by element.
+#[derive(Debug, Clone, Copy)]
+pub struct Equal(pub Value, pub Value);
+
+impl Op for Equal {
+    const TYPE: &'static str = "Equal";
+
+    fn inputs(&self) -> Vec<Option<Value>> {
+        vec![Some(self.0), Some(self.1)]
+    }
+
+    fn outputs(&self, graph: &Graph) -> Facts {
+        let facts = broadcast(graph, self.0, self.1)?;
+        Ok(facts.into_iter().map(|fact| fact.map(|fact| fact.with_dtype(Dtype::Bool))).collect())
+    }
+}
+
 /// Whether both hold, element by element.
 #[derive(Debug, Clone, Copy)]
 pub struct And(pub Value, pub Value);
@@ -230,7 +247,7 @@ impl Op for DequantizeLinear {
     }
 }
 
-/// `yes` where the condition holds, else `no`; each is a scalar or has the shape of the condition.
+/// `yes` where the condition holds, else `no`; all three broadcast together.
 #[derive(Debug, Clone, Copy)]
 pub struct Where {
     pub condition: Value,
@@ -248,14 +265,9 @@ impl Op for Where {
     fn outputs(&self, graph: &Graph) -> Facts {
         expect_dtype(graph, self.condition, Dtype::Bool)?;
         let dtype = same_dtype(graph, self.yes, self.no)?;
-        let whole = graph.fact(self.condition).with_dtype(dtype);
-        for choice in [self.yes, self.no] {
-            let fact = graph.fact(choice);
-            if !fact.shape.is_empty() && *fact != whole {
-                return Err(format!("a choice is {fact}, expected {whole} or a scalar"));
-            }
-        }
-        one(whole)
+        let [condition, yes, no] = [self.condition, self.yes, self.no].map(|value| graph.fact(value));
+        let choice = broadcast_facts(yes, no)?;
+        one(broadcast_facts(&condition.with_dtype(dtype), &choice)?)
     }
 }
 
