@@ -51,7 +51,7 @@ pub(crate) struct Resolved {
 
 pub(crate) fn resolve(args: &TargetArgs) -> Result<Resolved, Failure> {
     let mut envelope = Envelope::read(&args.envelope)?;
-    let wanted = targets::wanted(args, &envelope)?;
+    let wanted = targets::wanted(args, envelope.target.precision())?;
     let mut typed = args.extra_options.clone();
     if args.lenient_options {
         options::take_unknown(&mut typed).iter().for_each(|line| note(&format!("warning: {line}")));

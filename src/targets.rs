@@ -7,7 +7,6 @@ use genai_builder::{Precision, Target};
 
 use crate::{
     args::{PrecisionArg, TargetArgs},
-    envelope::Envelope,
     failure::Failure,
 };
 
@@ -31,12 +30,12 @@ impl Wanted {
     }
 }
 
-/// The packages that were asked for, at least one.
-pub(crate) fn wanted(args: &TargetArgs, envelope: &Envelope) -> Result<Vec<Wanted>, Failure> {
+/// The packages that were asked for, at least one. `precision` holds where `-p` is left out.
+pub(crate) fn wanted(args: &TargetArgs, precision: Option<Precision>) -> Result<Vec<Wanted>, Failure> {
     if !args.targets.is_empty() {
         return args.targets.iter().map(|typed| parse(typed)).collect();
     }
-    let Some(precision) = args.precision.map(Precision::from).or(envelope.target.precision()) else {
+    let Some(precision) = args.precision.map(Precision::from).or(precision) else {
         return Err(Failure::usage("no precision given").with_hint("-p fp32, fp16, bf16, int8 or int4"));
     };
     let Some(provider) = &args.execution_provider else {

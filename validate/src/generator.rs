@@ -4,7 +4,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::IoBinding;
 use ort::value::DynTensor;
 
-use crate::model::{self, CacheSlot, Model, Row};
+use crate::model::{self, CacheSlot, CachedTensor, Model, Row};
 use crate::{Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
@@ -36,16 +36,6 @@ pub struct Generator<'m> {
     cache: Cache,
     length: usize,
     max_length: usize,
-}
-
-/// A tensor of the cache.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CachedTensor {
-    /// The graph's input.
-    pub name: String,
-    /// `[1, heads, tokens, head size]`
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
 }
 
 enum Cache {

@@ -41,10 +41,10 @@ mod verdict;
 
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{CacheMode, CachedTensor, Generator};
+pub use generator::{CacheMode, Generator};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
-pub use model::{LoadOptions, Model};
+pub use model::{CachedTensor, LoadOptions, Model};
 pub use package::{CacheWindow, Decoder, Inputs, Outputs, Package, Search, Template};
 pub use parity::{compare_prompts, continue_greedily};
 pub use placement::{PlacedNode, Placement};

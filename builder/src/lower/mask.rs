@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 
 use genai_architectures::{Layer, Mixer, Position, Rope, RopeScaling};
 
-use super::{Lowering, paged::Pages, standard_attention::Places};
+use super::{Lowering, standard_attention::Places};
 use crate::{
     Error, Logits, Result,
     graph::{
@@ -54,6 +54,19 @@ impl Lengths {
 
 /// Past keys and values, by the layers that have a cache of their own.
 pub(super) type Caches = BTreeMap<usize, (Value, Value)>;
+
+/// What the engine says of the sequences, int32.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pages {
+    /// `[batch, pages of a sequence]`
+    pub(super) block_table: Value,
+    /// `[batch + 1]`
+    pub(super) cumulative_sequence_lengths: Value,
+    /// `[batch]`
+    pub(super) past_sequence_lengths: Value,
+    /// `[3]`
+    pub(super) attention_metadata: Value,
+}
 
 pub(super) struct RowLengths {
     /// int32 `[batch]`: tokens of each row, less one.

@@ -17,7 +17,7 @@ use genai_architectures::{Attention, Mixer, Position, RopeScaling};
 
 use super::{
     Lowering,
-    mask::{Caches, Lengths},
+    mask::{Caches, Lengths, Pages},
 };
 use crate::{
     Error, Interface, Logits, Result,
@@ -28,19 +28,6 @@ use crate::{
         },
     },
 };
-
-/// What the engine says of the sequences, int32.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Pages {
-    /// `[batch, pages of a sequence]`
-    block_table: Value,
-    /// `[batch + 1]`
-    cumulative_sequence_lengths: Value,
-    /// `[batch]`
-    past_sequence_lengths: Value,
-    /// `[3]`
-    attention_metadata: Value,
-}
 
 const TOKENS: &str = "num_tokens";
 

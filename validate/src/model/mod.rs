@@ -11,6 +11,7 @@ use ort::session::{Adapter, RunOptions, Session, SessionInputValue, SessionOutpu
 use ort::value::DynTensor;
 
 pub(crate) use wiring::CacheSlot;
+pub use wiring::CachedTensor;
 use wiring::{Port, PositionIds, Wiring};
 
 use crate::package::Package;

@@ -8,7 +8,6 @@ use ort::session::SessionOutputs;
 use ort::value::{DynTensor, Outlet, TensorElementType as Element};
 
 use super::tensors;
-use crate::generator::CachedTensor;
 use crate::package::{Decoder, Package, Template};
 use crate::{Error, Matrix, Precision, Result};
 
@@ -64,6 +63,16 @@ pub(crate) struct CacheSlot {
 
 /// Tokens that a cache holds beyond its window, as in the peer on the CPU: so many steps pass before any is forgotten.
 const SLACK: usize = 16;
+
+/// A tensor of the cache.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CachedTensor {
+    /// The graph's input.
+    pub name: String,
+    /// `[1, heads, tokens, head size]`
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
 
 impl Port {
     pub(super) fn of(outlet: &Outlet) -> Self {
