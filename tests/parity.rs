@@ -84,7 +84,7 @@ fn quantized_packages_compute_with_the_rounded_weights() {
 /// For the providers that packages are mostly made for the plain scheme of both widths, and one of the others in turn;
 /// for those that spell the same weights in other ways one scheme in turn, so that each has all of them.
 fn schemes_of(fixture: usize, target: &Target) -> Vec<(usize, usize, bool)> {
-    let turn = |bits: usize, index: usize| (bits, [16, 32, 64, 128, 256][index % 5], index / 5 % 2 == 0);
+    let turn = |bits: usize, index: usize| (bits, [16, 32, 64, 128, 256][index % 5], (index / 5).is_multiple_of(2));
     if ["cpu", "cuda"].contains(&target.provider) {
         return vec![(4, 32, true), (8, 32, true), turn(if fixture.is_multiple_of(2) { 4 } else { 8 }, fixture / 2)];
     }
