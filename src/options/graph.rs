@@ -20,22 +20,6 @@ pub(crate) struct Graph {
     pub(crate) disable_qkv_fusion: Option<bool>,
 }
 
-macro_rules! switch {
-    ($key:ident, $default:literal, $applies:literal, $about:literal) => {
-        Row {
-            key: stringify!($key),
-            values: "true or false",
-            default: $default,
-            applies: $applies,
-            about: $about,
-            set: |options, value| {
-                options.graph.$key = Some(boolean(value)?);
-                Ok(())
-            },
-        }
-    };
-}
-
 pub(super) const ROWS: &[Row] = &[
     Row {
         key: "num_hidden_layers",
@@ -50,7 +34,7 @@ pub(super) const ROWS: &[Row] = &[
         },
     },
     switch!(
-        exclude_embeds,
+        graph.exclude_embeds,
         "false",
         "models whose layers look up no token ids of their own",
         "The graph takes `inputs_embeds` `[batch, sequence, hidden]` in the dtype of activations in place of \
@@ -59,21 +43,21 @@ pub(super) const ROWS: &[Row] = &[
          it. onnxruntime-genai feeds such a graph only as a part of a larger model."
     ),
     switch!(
-        exclude_lm_head,
+        graph.exclude_lm_head,
         "false",
         "",
         "The graph gives `hidden_states` `[batch, sequence, hidden]`, the final norm's output in the dtype of \
          activations, in place of `logits`. Not with include_hidden_states or prune_lm_head."
     ),
     switch!(
-        include_hidden_states,
+        graph.include_hidden_states,
         "false",
         "",
         "The graph gives `hidden_states` beside `logits`: the final norm's output, `[batch, sequence, hidden]` in the \
          dtype of activations."
     ),
     switch!(
-        prune_lm_head,
+        graph.prune_lm_head,
         "false",
         "",
         "Logits `[batch, 1, vocab]`, of the last token of each row alone, which saves the product with the head for all \
@@ -98,20 +82,20 @@ pub(super) const ROWS: &[Row] = &[
         },
     },
     switch!(
-        config_only,
+        graph.config_only,
         "false",
         "",
         "No graph and no weights: `genai_config.json`, the tokenizer's files and the record of the build alone."
     ),
     switch!(
-        fuse_qkv,
+        graph.fuse_qkv,
         "false for dml, else true",
         "",
         "Whether one product `qkv_proj` makes q, k and v; otherwise `q_proj`, `k_proj` and `v_proj` make one each, and \
          attention takes them apart."
     ),
     switch!(
-        fuse_qk_norm_gqa,
+        graph.fuse_qk_norm_gqa,
         "false",
         "cuda and webgpu, models with RMS norms of each head before the rotation",
         "Whether attention norms the heads of q and k itself, by inputs of GroupQueryAttention for their weights; \
@@ -120,7 +104,7 @@ pub(super) const ROWS: &[Row] = &[
          webgpu were, on ONNX Runtime 1.30, with the logits that they have without."
     ),
     switch!(
-        fuse_mlp_gate_up,
+        graph.fuse_mlp_gate_up,
         "false",
         "models with a gated MLP",
         "Whether one product `gate_up_proj` makes the gate of an MLP and what it gates, which a Split takes apart; \

@@ -4,6 +4,23 @@
 //! the help, the reference page (`docs/options.md`) and the parser. What an option may be combined with is decided where
 //! a request is made of them all, in `request`.
 
+/// A row of an option that is on or off.
+macro_rules! switch {
+    ($subject:ident.$key:ident, $default:literal, $applies:literal, $about:literal) => {
+        Row {
+            key: stringify!($key),
+            values: "true or false",
+            default: $default,
+            applies: $applies,
+            about: $about,
+            set: |options, value| {
+                options.$subject.$key = Some(boolean(value)?);
+                Ok(())
+            },
+        }
+    };
+}
+
 mod absent;
 mod cache;
 mod graph;

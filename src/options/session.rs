@@ -16,69 +16,53 @@ pub(crate) struct Session {
     pub(crate) max_draft_tokens: Option<u8>,
 }
 
-macro_rules! switch {
-    ($key:ident, $default:literal, $applies:literal, $about:literal) => {
-        Row {
-            key: stringify!($key),
-            values: "true or false",
-            default: $default,
-            applies: $applies,
-            about: $about,
-            set: |options, value| {
-                options.session.$key = Some(boolean(value)?);
-                Ok(())
-            },
-        }
-    };
-}
-
 pub(super) const ROWS: &[Row] = &[
     switch!(
-        enable_cuda_graph,
+        session.enable_cuda_graph,
         "false for cuda, true for NvTensorRtRtx",
         "cuda, NvTensorRtRtx",
         "Whether the provider records a step as a CUDA graph and replays it."
     ),
     switch!(
-        enable_dml_graph,
+        session.enable_dml_graph,
         "true",
         "dml",
         "Whether the provider captures a step and replays it: its `enable_graph_capture`."
     ),
     switch!(
-        enable_webgpu_graph,
+        session.enable_webgpu_graph,
         "false",
         "webgpu",
         "Whether the provider captures a step and replays it: its `enableGraphCapture`. The graph then has all that \
          depends on lengths as int32 computed from the mask, since nothing may run on the CPU."
     ),
     switch!(
-        use_webgpu_fp32,
+        session.use_webgpu_fp32,
         "false",
         "webgpu with int4, int8",
         "Activations, cache and scales in fp32, for devices without fp16 shaders."
     ),
     switch!(
-        use_cuda_bf16,
+        session.use_cuda_bf16,
         "false",
         "cuda with int4, int8; NvTensorRtRtx with int4",
         "Activations, cache and scales in bf16 rather than fp16. Logits are fp32."
     ),
     switch!(
-        use_qdq,
+        session.use_qdq,
         "true for NvTensorRtRtx, qnn, openvino and onnx, which know no other form, else false",
         "int4, int8",
         "Quantized weights as DequantizeLinear and MatMul rather than MatMulNBits."
     ),
     switch!(
-        use_device_allocator_for_initializers,
+        session.use_device_allocator_for_initializers,
         "false",
         "",
         "The session option `session.use_device_allocator_for_initializers`: weights are allocated outside the \
          provider's arena."
     ),
     switch!(
-        enable_cuda_fpa_intb_gemm,
+        session.enable_cuda_fpa_intb_gemm,
         "false",
         "cuda with int4, int8",
         "The session option `ep.cuda.fpa_intb_gemm`: products of float activations and integer weights by CUTLASS."
