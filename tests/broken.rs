@@ -195,7 +195,7 @@ fn int4(checkpoint: &Path, symmetric: bool) -> Outcome<(Reference, tempfile::Tem
 }
 
 fn judge(package: &Path, reference: &Reference, parameters: u64) -> Outcome<ParityReport> {
-    let prompts = compare_prompts(&mut load(package)?, reference, CacheMode::Growing)?;
+    let prompts = compare_prompts(&load(package)?, reference, CacheMode::Growing, None)?;
     Ok(ParityReport::new(Precision::Fp32, parameters, reference.name.clone(), prompts)?)
 }
 

@@ -8,12 +8,12 @@ use genai_builder::CacheScheme;
 use genai_onnx::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TypeProto, ValueInfoProto, tensor_proto::DataType, type_proto,
 };
-use genai_validate::{CacheMode, CachedTensor, Generator};
+use genai_validate::{CacheMode, CachedTensor};
 use prost::Message;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::reference::{WAYS, Way, expect_logits, logits, recorded_logits};
+use crate::reference::{WAYS, Way, expect_logits, logits, recorded_logits, sequence};
 use crate::support::{
     Outcome, build, build_arguments, contents, fixture, for_each, genai_build, load, recorded, runtime_arguments, spec,
 };
@@ -22,13 +22,13 @@ use crate::support::{
 /// package. `[layer][key, value][head, dimension]`.
 pub(crate) fn channel_scales(name: &str) -> Outcome<Vec<[Vec<f32>; 2]>> {
     let plain = build(&fixture(name), "fp32", "cpu", &[])?;
-    let mut model = load(plain.path())?;
+    let model = load(plain.path())?;
     let spec = spec(&fixture(name))?;
     let mut scales: Vec<[Vec<f32>; 2]> = Vec::new();
     for prompt in &recorded_logits(&fixture(name))?.prompts {
-        let mut generator = Generator::new(&mut model, prompt.input_ids.len(), CacheMode::Growing)?;
-        generator.append(&prompt.input_ids)?;
-        for (tensor, CachedTensor { shape, values, .. }) in generator.cached()?.into_iter().enumerate() {
+        let mut sequence = sequence(&model, prompt.input_ids.len(), CacheMode::Growing)?;
+        sequence.append(&prompt.input_ids)?;
+        for (tensor, CachedTensor { shape, values, .. }) in sequence.cached()?.into_iter().enumerate() {
             let (layer, part) = (tensor / 2, tensor % 2);
             let &[1, heads, tokens, width] = shape.as_slice() else { return Err(format!("{shape:?}").into()) };
             let Mixer::Attention(attention) = &spec.layers[layer].mixer;
@@ -88,10 +88,10 @@ fn off(name: &str, package: &Path) -> Outcome<f64> {
     let by_length = |rope: &Rope| matches!(rope.scaling, RopeScaling::Dynamic { .. } | RopeScaling::LongRope { .. });
     let by_length = spec.ropes.iter().any(by_length);
     let reference = recorded_logits(&fixture(name))?;
-    let mut model = load(package)?;
+    let model = load(package)?;
     let mut worst = 0.0_f64;
     for way in WAYS.into_iter().filter(|way| !by_length || matches!(way, Way::AtOnce(_))) {
-        for (prompt, logits) in reference.prompts.iter().zip(logits(&mut model, &reference, way)?) {
+        for (prompt, logits) in reference.prompts.iter().zip(logits(&model, &reference, way)?) {
             let metrics = genai_validate::metrics::compare(&prompt.logits, &logits)?;
             if metrics.first_non_finite.is_some() {
                 return Err(format!("{} {way:?}: not finite", prompt.name).into());
@@ -414,20 +414,20 @@ fn windowed_caches_meet_the_recorded_logits() {
             }
         }
         let reference = recorded_logits(&fixture(name))?;
-        let mut model = load(package.path())?;
+        let model = load(package.path())?;
         for way in [Way::AtOnce(CacheMode::Shared), Way::InSteps(CacheMode::Shared)] {
-            expect_logits(&mut model, &reference, way, 1e-4)?;
+            expect_logits(&model, &reference, way, 1e-4)?;
         }
         let longest = reference.prompts.iter().max_by_key(|prompt| prompt.input_ids.len()).ok_or("no prompt")?;
         assert!(longest.input_ids.len() > 2 * windowed[0].window.unwrap());
         // What a window has left cannot be gone back to, and no such cache is ever empty.
-        let mut generator = Generator::new(&mut model, longest.input_ids.len(), CacheMode::Shared)?;
-        generator.append(&longest.input_ids)?;
-        assert!(generator.rewind(1).unwrap_err().to_string().contains("rewinding"));
-        generator.reset()?;
-        let again = generator.append(&longest.input_ids)?;
+        let mut bound = sequence(&model, longest.input_ids.len(), CacheMode::Shared)?;
+        bound.append(&longest.input_ids)?;
+        assert!(bound.rewind(1).unwrap_err().to_string().contains("rewinding"));
+        bound.reset()?;
+        let again = bound.append(&longest.input_ids)?;
         assert!(genai_validate::metrics::compare(&longest.logits, &again)?.max_abs < 1e-3);
-        let empty = Generator::new(&mut model, 64, CacheMode::Growing).err().ok_or("a window that starts empty")?;
+        let empty = sequence(&model, 64, CacheMode::Growing).err().ok_or("a window that starts empty")?;
         assert!(empty.to_string().contains("which is a window of"), "{empty}");
         Ok(())
     });
@@ -446,9 +446,9 @@ fn a_window_of_codes_keeps_whole_words() {
         &["windowed_kv_cache=true"],
     )
     .unwrap();
-    let (mut model, reference) = (load(package.path()).unwrap(), recorded_logits(&fixture("mistral-window")).unwrap());
+    let (model, reference) = (load(package.path()).unwrap(), recorded_logits(&fixture("mistral-window")).unwrap());
     for way in [Way::AtOnce(CacheMode::Shared), Way::InSteps(CacheMode::Shared)] {
-        expect_logits(&mut model, &reference, way, 0.2).unwrap();
+        expect_logits(&model, &reference, way, 0.2).unwrap();
     }
     let refused = quantized_with(
         "mistral-window",

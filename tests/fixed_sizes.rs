@@ -2,12 +2,12 @@
 
 use genai_architectures::{DecoderSpec, RopeScaling};
 use genai_builder::{Precision, Settings, TARGETS, Target, graph::Dim, lower, target::AttentionForm};
-use genai_validate::{CacheMode, Generator, Reference};
+use genai_validate::{CacheMode, Reference};
 use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::parity::is_by_length;
-use crate::reference::{Way, expect_logits, recorded_logits};
+use crate::reference::{Way, expect_logits, recorded_logits, sequence};
 use crate::support::{Outcome, build, build_arguments, fixture, for_each, genai_build, load, recorded, spec};
 
 /// What fp16 may be off, as in `parity`.
@@ -87,12 +87,12 @@ fn a_cache_ends_before_the_rope_changes() {
         genai_build(arguments).failed(3, &[&format!("more than {change} tokens"), &option])?;
 
         let package = package(name, &[&option])?;
-        let mut model = load(package.path())?;
+        let model = load(package.path())?;
         assert_eq!(model.context_length(), change);
         let mut reference = recorded_logits(&fixture(name))?;
         reference.prompts.retain(|prompt| prompt.input_ids.len() <= change);
         assert!(!reference.prompts.is_empty());
-        WAYS.iter().try_for_each(|way| expect_logits(&mut model, &reference, *way, FP16_LIMIT))
+        WAYS.iter().try_for_each(|way| expect_logits(&model, &reference, *way, FP16_LIMIT))
     });
 }
 
@@ -117,14 +117,14 @@ fn static_context_length_is_the_length_of_the_cache() {
     assert_eq!(written["search"]["chunk_size"], 1);
     assert_eq!(written["model"]["decoder"]["inputs"]["attention_mask"], Value::Null);
 
-    let mut model = load(short.path()).unwrap();
+    let model = load(short.path()).unwrap();
     assert_eq!(model.context_length(), 48);
-    assert!(Generator::new(&mut model, 49, CacheMode::Shared).is_err());
-    assert!(model.batch_logits(&[&[1, 2], &[3, 4]]).unwrap_err().to_string().contains("fixed sizes"));
+    assert!(sequence(&model, 49, CacheMode::Shared).is_err());
+    assert!(model.batch_logits(&[&[1, 2], &[3, 4]], None).unwrap_err().to_string().contains("fixed sizes"));
     let mut reference = recorded_logits(&fixture(name)).unwrap();
     reference.prompts.retain(|prompt| prompt.input_ids.len() <= 48);
     assert!(!reference.prompts.is_empty());
-    WAYS.iter().try_for_each(|way| expect_logits(&mut model, &reference, *way, FP16_LIMIT)).unwrap();
+    WAYS.iter().try_for_each(|way| expect_logits(&model, &reference, *way, FP16_LIMIT)).unwrap();
 
     let refused = |provider: &str, option: &str, code: i32, says: &[&str]| {
         let output = tempfile::tempdir().unwrap();
@@ -141,18 +141,18 @@ fn static_context_length_is_the_length_of_the_cache() {
 fn what_is_behind_a_sequence_in_the_cache_is_not_seen() {
     for_each(&["llama-default", "gemma2-default", "mpt-default"], ToString::to_string, |name| {
         let package = package(name, &[])?;
-        let mut model = load(package.path())?;
+        let model = load(package.path())?;
         let Reference { prompts, .. } = recorded_logits(&fixture(name))?;
         let longest = prompts.iter().max_by_key(|prompt| prompt.input_ids.len()).ok_or("no prompts")?;
         let shortest = prompts.iter().min_by_key(|prompt| prompt.input_ids.len()).ok_or("no prompts")?;
         assert!(longest.input_ids.len() > shortest.input_ids.len());
         for cache in [CacheMode::Shared, CacheMode::Growing] {
-            let mut generator = Generator::new(&mut model, longest.input_ids.len(), cache)?;
-            let fresh = generator.append(&shortest.input_ids)?;
-            generator.reset()?;
-            generator.append(&longest.input_ids)?;
-            generator.reset()?;
-            let again = generator.append(&shortest.input_ids)?;
+            let mut sequence = sequence(&model, longest.input_ids.len(), cache)?;
+            let fresh = sequence.append(&shortest.input_ids)?;
+            sequence.reset()?;
+            sequence.append(&longest.input_ids)?;
+            sequence.reset()?;
+            let again = sequence.append(&shortest.input_ids)?;
             assert!(fresh == again, "{cache:?}");
         }
         Ok(())

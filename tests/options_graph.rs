@@ -32,8 +32,8 @@ fn package(name: &str, options: &[&str]) -> Outcome<(tempfile::TempDir, Parts)> 
 }
 
 fn expect_recorded_logits(name: &str, package: &Path, ways: &[Way]) -> Outcome {
-    let (mut model, reference) = (load(package)?, recorded_logits(&fixture(name))?);
-    ways.iter().try_for_each(|way| expect_logits(&mut model, &reference, *way, FP32_LIMIT))
+    let (model, reference) = (load(package)?, recorded_logits(&fixture(name))?);
+    ways.iter().try_for_each(|way| expect_logits(&model, &reference, *way, FP32_LIMIT))
 }
 
 #[test]

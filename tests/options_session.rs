@@ -88,8 +88,8 @@ fn a_recorded_graph_takes_lengths_of_the_mask_alone() {
     assert!(!operators.contains(&"Shape".to_owned()) && operators.contains(&"ReduceMax".to_owned()));
     assert!(weights(&plain) == weights(&recorded));
     let reference = recorded_logits(&fixture(MODEL)).unwrap();
-    let mut model = load(recorded.path()).unwrap();
-    WAYS.into_iter().try_for_each(|way| expect_logits(&mut model, &reference, way, 1e-4)).unwrap();
+    let model = load(recorded.path()).unwrap();
+    WAYS.into_iter().try_for_each(|way| expect_logits(&model, &reference, way, 1e-4)).unwrap();
     for name in ["bloom-default", "phi3-longrope", "llama-dynamic", "phi3small-default", "gemma2-default"] {
         let output = tempfile::tempdir().unwrap();
         let mut arguments = build_arguments(&fixture(name), "fp16", "webgpu", output.path());
@@ -128,8 +128,8 @@ fn activations_may_have_another_dtype() -> Outcome {
     let wide = package("int4", "webgpu", &["use_webgpu_fp32=true", "accuracy_level=0"]);
     let scheme = genai_quantize::IntScheme::new(4, 32, true)?;
     let reference = rounded_logits(&fixture(MODEL), scheme, genai_quantize::ScaleDtype::F32, Tables::Rounded)?;
-    let mut model = load(wide.path())?;
-    WAYS.into_iter().try_for_each(|way| expect_logits(&mut model, &reference, way, 1e-4))
+    let model = load(wide.path())?;
+    WAYS.into_iter().try_for_each(|way| expect_logits(&model, &reference, way, 1e-4))
 }
 
 #[test]
@@ -142,8 +142,8 @@ fn integers_may_be_dequantized_before_a_plain_product() -> Outcome {
     assert!(weights(&package("int4", "cpu", &["use_qdq=false"])) == weights(&plain));
     let scheme = genai_quantize::IntScheme::new(4, 32, true)?;
     let reference = rounded_logits(&fixture(MODEL), scheme, genai_quantize::ScaleDtype::F32, Tables::Float)?;
-    let mut model = load(dequantized.path())?;
-    WAYS.into_iter().try_for_each(|way| expect_logits(&mut model, &reference, way, 1e-4))?;
+    let model = load(dequantized.path())?;
+    WAYS.into_iter().try_for_each(|way| expect_logits(&model, &reference, way, 1e-4))?;
     refused("fp16", "cuda", "use_qdq=true", 2);
     refused("int4", "onnx", "use_qdq=false", 3);
     refused("int4", "onnx", "accuracy_level=4", 2);

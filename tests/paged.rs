@@ -10,6 +10,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use genai_architectures::{KeyValue, Mixer, Position, RopeScaling};
@@ -230,7 +231,7 @@ fn over_the_last_sequence(paged: &NodeProto) -> Vec<NodeProto> {
 }
 
 /// The package with another attention op, loaded.
-fn substitute(package: &Path, past_of_other: i64) -> Outcome<(tempfile::TempDir, Model)> {
+fn substitute(package: &Path, past_of_other: i64) -> Outcome<(tempfile::TempDir, Arc<Model>)> {
     let folder = tempfile::tempdir()?;
     let mut model = ModelProto::decode(fs::read(package.join("model.onnx"))?.as_slice())?;
     substituted(model.graph.as_mut().ok_or("no graph")?, past_of_other);
@@ -295,9 +296,9 @@ fn paged_graphs_compute_the_recorded_logits_with_another_op() {
         }
         built.fetch_add(1, Ordering::Relaxed);
         let package = build(&fixture(name), "fp16", "cuda", &[PAGED])?;
-        let (_folder, mut model) = substitute(package.path(), 11)?;
+        let (_folder, model) = substitute(package.path(), 11)?;
         let reference = recorded_logits(&fixture(name))?;
-        STEPS.into_iter().try_for_each(|way| expect_logits(&mut model, &reference, way, LIMIT))
+        STEPS.into_iter().try_for_each(|way| expect_logits(&model, &reference, way, LIMIT))
     });
     assert!(built.into_inner() >= 70);
 }
@@ -310,8 +311,8 @@ fn positions_are_those_within_a_sequence() {
         let package = build(&fixture(name), "fp16", "cuda", &[PAGED]).unwrap();
         let reference = recorded_logits(&fixture(name)).unwrap();
         for past in [0, 3, 200] {
-            let (_folder, mut model) = substitute(package.path(), past).unwrap();
-            expect_logits(&mut model, &reference, Way::InSteps(CacheMode::Growing), LIMIT).unwrap();
+            let (_folder, model) = substitute(package.path(), past).unwrap();
+            expect_logits(&model, &reference, Way::InSteps(CacheMode::Growing), LIMIT).unwrap();
         }
         let mut graph = ModelProto::decode(fs::read(package.path().join("model.onnx")).unwrap().as_slice()).unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -323,8 +324,8 @@ fn positions_are_those_within_a_sequence() {
             fs::write(folder.path().join(file), bytes).unwrap();
         }
         fs::write(folder.path().join("model.onnx"), graph.encode_to_vec()).unwrap();
-        let (_folder, mut model) = substitute(folder.path(), 11).unwrap();
-        assert!(expect_logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing), LIMIT).is_err(), "{name}");
+        let (_folder, model) = substitute(folder.path(), 11).unwrap();
+        assert!(expect_logits(&model, &reference, Way::AtOnce(CacheMode::Growing), LIMIT).is_err(), "{name}");
     }
 }
 
@@ -351,10 +352,10 @@ fn pages_of_codes_say_so_and_compute() {
         let packed = paged.attribute.iter().find(|attribute| attribute.name() == "v_cache_dtype");
         assert_eq!(packed.map(|attribute| attribute.s()), scheme.starts_with("int4").then_some(&b"int4"[..]));
         let Some(limit) = limit else { continue };
-        let (_folder, mut model) = substitute(package.path(), 11).unwrap();
+        let (_folder, model) = substitute(package.path(), 11).unwrap();
         let reference = recorded_logits(&fixture("llama-default")).unwrap();
         for way in STEPS {
-            expect_logits(&mut model, &reference, way, limit).unwrap();
+            expect_logits(&model, &reference, way, limit).unwrap();
         }
     }
 }

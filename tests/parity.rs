@@ -9,6 +9,8 @@
 //! | int4, int8 as built by default for the CPU | the same | as int8 activations make it |
 //! | int4 of a trained model | logits recorded from transformers | as the table says of int4 |
 
+use std::sync::Arc;
+
 use genai_architectures::{DecoderSpec, Rope, RopeScaling};
 use genai_builder::{TARGETS, Target, graph::Dtype, target::AttentionForm};
 use genai_quantize::{IntScheme, ScaleDtype};
@@ -30,20 +32,20 @@ const FP16_LIMIT: f64 = 0.1;
 #[test]
 fn fp32_packages_meet_the_recorded_logits() {
     for_each(&with_providers(genai_builder::Precision::Fp32), show, |(name, provider)| {
-        let (mut model, spec) = open(name, "fp32", provider, &[])?;
+        let (model, spec) = open(name, "fp32", provider, &[])?;
         let reference = recorded_logits(&fixture(name))?;
-        expect_verdict(&mut model, &reference, spec.num_parameters(), Precision::Fp32, Verdict::Pass)?;
-        expect_in_every_way(&mut model, &spec, &reference, FP32_LIMIT)
+        expect_verdict(&model, &reference, spec.num_parameters(), Precision::Fp32, Verdict::Pass)?;
+        expect_in_every_way(&model, &spec, &reference, FP32_LIMIT)
     });
 }
 
 #[test]
 fn fp16_packages_meet_the_recorded_logits() {
     for_each(&with_providers(genai_builder::Precision::Fp16), show, |(name, provider)| {
-        let (mut model, spec) = open(name, "fp16", provider, &[])?;
+        let (model, spec) = open(name, "fp16", provider, &[])?;
         let reference = recorded_logits(&fixture(name))?;
-        expect_verdict(&mut model, &reference, spec.num_parameters(), Precision::Fp16, Verdict::Ambiguous)?;
-        expect_in_every_way(&mut model, &spec, &reference, FP16_LIMIT)
+        expect_verdict(&model, &reference, spec.num_parameters(), Precision::Fp16, Verdict::Ambiguous)?;
+        expect_in_every_way(&model, &spec, &reference, FP16_LIMIT)
     });
 }
 
@@ -69,11 +71,11 @@ fn quantized_packages_compute_with_the_rounded_weights() {
                 if target.accuracy_level != 0 {
                     options.push("accuracy_level=0".to_owned());
                 }
-                let (mut model, spec) =
+                let (model, spec) =
                     open(name, &precision, provider, &options.iter().map(String::as_str).collect::<Vec<_>>())?;
                 let scheme = IntScheme::new(bits, block_size, symmetric)?;
                 let reference = rounded_logits(&fixture(name), scheme, scale_dtype, tables)?;
-                let outcome = expect_in_every_way(&mut model, &spec, &reference, limit);
+                let outcome = expect_in_every_way(&model, &spec, &reference, limit);
                 outcome.map_err(|error| format!("{precision} {}: {error}", options.join(" ")))?;
             }
             Ok(())
@@ -103,10 +105,10 @@ fn activations_in_int8_cost_a_few_percent() {
         |(name, bits)| format!("{name} int{bits}"),
         |(name, bits)| {
             let precision = format!("int{bits}");
-            let (mut model, _) = open(name, &precision, "cpu", &[])?;
+            let (model, _) = open(name, &precision, "cpu", &[])?;
             let reference =
                 rounded_logits(&fixture(name), IntScheme::new(*bits, 32, true)?, ScaleDtype::F32, Tables::Rounded)?;
-            let logits = logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing))?;
+            let logits = logits(&model, &reference, Way::AtOnce(CacheMode::Growing))?;
             for (prompt, logits) in reference.prompts.iter().zip(logits) {
                 let metrics = metrics::compare(&prompt.logits, &logits)?;
                 let share = metrics.mean_abs / metrics.reference_std;
@@ -146,7 +148,12 @@ fn int4_packages_of_trained_models_are_within_the_table() {
 /// Recorded logits are those of a pass without a cache. Where the rope depends on the length, a cache keeps keys that
 /// were turned at an earlier length, and a batch turns all rows by the longest, so there only a whole prompt has the
 /// same logits.
-pub(crate) fn expect_in_every_way(model: &mut Model, spec: &DecoderSpec, reference: &Reference, limit: f64) -> Outcome {
+pub(crate) fn expect_in_every_way(
+    model: &Arc<Model>,
+    spec: &DecoderSpec,
+    reference: &Reference,
+    limit: f64,
+) -> Outcome {
     let by_length = is_by_length(spec);
     let (shared, batches) = (model.shares_buffer(), model.takes_batches());
     let ways = WAYS.iter().filter(|way| !by_length || matches!(way, Way::AtOnce(_)));
@@ -160,7 +167,7 @@ pub(crate) fn is_by_length(spec: &DecoderSpec) -> bool {
     spec.ropes.iter().any(by_length)
 }
 
-fn open(name: &str, precision: &str, provider: &str, options: &[&str]) -> Outcome<(Model, DecoderSpec)> {
+fn open(name: &str, precision: &str, provider: &str, options: &[&str]) -> Outcome<(Arc<Model>, DecoderSpec)> {
     let package = build(&fixture(name), precision, provider, options)?;
     Ok((load(package.path())?, spec(&fixture(name))?))
 }

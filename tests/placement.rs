@@ -2,9 +2,10 @@
 //! kernel where the table of targets says that it runs.
 
 use std::fs;
+use std::sync::Arc;
 
 use genai_onnx::ModelProto;
-use genai_validate::{CacheMode, Error, LoadOptions, Model, Package, Placement, Provider, continue_greedily};
+use genai_validate::{CacheMode, Config, Error, LoadOptions, Model, Placement, Provider, continue_greedily};
 use prost::Message;
 use serde_json::Value;
 
@@ -15,9 +16,9 @@ fn placement(checkpoint: &str, precision: &str, provider: Provider) -> Outcome<P
     let package = build(&fixture(checkpoint), precision, "cpu", &[])?;
     let profiles = tempfile::tempdir()?;
     let options = LoadOptions { provider, profile: Some(profiles.path().join("profile")), threads: Some(1) };
-    let mut model = Model::load(&Package::open(package.path())?, runtime(), options)?;
-    continue_greedily(&mut model, &[1, 2, 3], 2, CacheMode::Growing)?;
-    Ok(model.into_placement()?)
+    let model = Arc::new(Model::load(&Config::open(package.path())?, runtime(), options)?);
+    continue_greedily(&model, &[1, 2, 3], 2, CacheMode::Growing)?;
+    Ok(model.placement()?)
 }
 
 #[test]
@@ -54,8 +55,8 @@ fn a_node_that_ran_elsewhere_or_not_at_all_is_told() -> Outcome {
     assert!(told("Conv", Provider::Cpu).contains("no such node ran"));
 
     let package = build(&fixture("llama-default"), "int4", "cpu", &[])?;
-    let package = Package::open(package.path())?;
-    let unprofiled = Model::load(&package, runtime(), LoadOptions::default())?.into_placement();
+    let package = Config::open(package.path())?;
+    let unprofiled = Model::load(&package, runtime(), LoadOptions::default())?.placement();
     assert!(matches!(unprofiled, Err(Error::Argument { .. })), "{unprofiled:?}");
     Ok(())
 }
@@ -63,7 +64,7 @@ fn a_node_that_ran_elsewhere_or_not_at_all_is_told() -> Outcome {
 #[test]
 fn a_provider_that_the_library_lacks_is_an_error_and_not_the_cpu() -> Outcome {
     let package = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
-    let package = Package::open(package.path())?;
+    let package = Config::open(package.path())?;
     for provider in [Provider::Cuda, Provider::WebGpu] {
         let options = LoadOptions { provider, ..LoadOptions::default() };
         match Model::load(&package, runtime(), options) {

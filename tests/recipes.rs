@@ -196,12 +196,12 @@ fn packages_of_every_recipe_compute_with_the_rounded_weights() {
             let package = build(&fixture(name), "int4", "cpu", &options)?;
             let tables = if options.contains(&"shared_embeddings=false") { Tables::Float } else { Tables::Rounded };
             let reference = logits_by_scheme(&fixture(name), ScaleDtype::F32, tables, schemes)?;
-            let mut model = load(package.path())?;
-            expect_logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing), LIMIT)?;
+            let model = load(package.path())?;
+            expect_logits(&model, &reference, Way::AtOnce(CacheMode::Growing), LIMIT)?;
             // What the recipe says is felt at all.
             let plain =
                 rounded_logits(&fixture(name), scheme(4, 32, true, Method::Default), ScaleDtype::F32, Tables::Rounded)?;
-            match expect_logits(&mut model, &plain, Way::AtOnce(CacheMode::Growing), LIMIT) {
+            match expect_logits(&model, &plain, Way::AtOnce(CacheMode::Growing), LIMIT) {
                 Ok(()) => Err("the logits are those without the options".into()),
                 Err(_) => Ok(()),
             }
@@ -216,8 +216,8 @@ fn more_bits_and_a_search_bring_a_trained_model_nearer() {
     let divergence = |options: &[&str]| -> f64 {
         let options = [options, &["accuracy_level=0"]].concat();
         let package = build(&checkpoint, "int4", "cpu", &options).unwrap();
-        let mut model = load(package.path()).unwrap();
-        let found = logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing)).unwrap();
+        let model = load(package.path()).unwrap();
+        let found = logits(&model, &reference, Way::AtOnce(CacheMode::Growing)).unwrap();
         let (mut sum, mut worst, mut positions) = (0.0, 0.0_f64, 0);
         for (prompt, found) in reference.prompts.iter().zip(&found) {
             let metrics = metrics::compare(&prompt.logits, found).unwrap();

@@ -2,13 +2,15 @@
 //! f32 interpreter computes from weights rounded as the package has to round them.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use genai_architectures::{Linear, LmHead};
 use genai_builder::target::{Form, MatrixForm};
 use genai_checkpoint::Checkpoint;
 use genai_quantize::{IntScheme, ScaleDtype, dequantize_rows, quantize_rows};
 use genai_validate::{
-    CacheMode, Generator, Matrix, Model, ParityReport, Precision, Reference, Verdict, compare_prompts,
+    Adapter, CacheMode, Matrix, Model, ParityReport, Precision, Reference, Sequence, SequenceOptions, Verdict,
+    compare_prompts,
     interpreter::{self, Adapted, Rounded, Weights},
     metrics,
 };
@@ -133,7 +135,7 @@ impl Weights for HeadApart<'_> {
 
 /// Judges prefill and greedy continuation in both cache modes, and fails unless the verdict is `least` or better.
 pub(crate) fn expect_verdict(
-    model: &mut Model,
+    model: &Arc<Model>,
     reference: &Reference,
     parameters: u64,
     precision: Precision,
@@ -141,13 +143,17 @@ pub(crate) fn expect_verdict(
 ) -> Outcome {
     let shared = model.shares_buffer().then_some(CacheMode::Shared);
     for cache in [CacheMode::Growing].into_iter().chain(shared) {
-        let prompts = compare_prompts(model, reference, cache)?;
+        let prompts = compare_prompts(model, reference, cache, None)?;
         let report = ParityReport::new(precision, parameters, reference.name.clone(), prompts)?;
         if report.verdict > least {
             return Err(format!("{cache:?} cache: {report}").into());
         }
     }
     Ok(())
+}
+
+pub(crate) fn sequence(model: &Arc<Model>, max_length: usize, cache: CacheMode) -> genai_validate::Result<Sequence> {
+    Sequence::new(model, SequenceOptions { max_length, cache, adapter: None })
 }
 
 /// How the positions of a prompt are asked for.
@@ -177,8 +183,18 @@ pub(crate) const WAYS: [Way; 5] = [
 
 /// The logits of all positions of all prompts are those of the reference within `limit`, which is in units of their
 /// spread, or 1 where that is more.
-pub(crate) fn expect_logits(model: &mut Model, reference: &Reference, way: Way, limit: f64) -> Outcome {
-    for (prompt, logits) in reference.prompts.iter().zip(logits(model, reference, way)?) {
+pub(crate) fn expect_logits(model: &Arc<Model>, reference: &Reference, way: Way, limit: f64) -> Outcome {
+    expect_logits_with(model, None, reference, way, limit)
+}
+
+pub(crate) fn expect_logits_with(
+    model: &Arc<Model>,
+    adapter: Option<&Adapter>,
+    reference: &Reference,
+    way: Way,
+    limit: f64,
+) -> Outcome {
+    for (prompt, logits) in reference.prompts.iter().zip(logits_with(model, adapter, reference, way)?) {
         let metrics = metrics::compare(&prompt.logits, &logits)?;
         let limit = limit * metrics.reference_std.max(1.0);
         if metrics.first_non_finite.is_some() || metrics.max_abs > limit {
@@ -189,20 +205,24 @@ pub(crate) fn expect_logits(model: &mut Model, reference: &Reference, way: Way, 
     Ok(())
 }
 
-pub(crate) fn logits(model: &mut Model, reference: &Reference, way: Way) -> Outcome<Vec<Matrix>> {
+pub(crate) fn logits(model: &Arc<Model>, reference: &Reference, way: Way) -> Outcome<Vec<Matrix>> {
+    logits_with(model, None, reference, way)
+}
+
+fn logits_with(model: &Arc<Model>, adapter: Option<&Adapter>, reference: &Reference, way: Way) -> Outcome<Vec<Matrix>> {
     let prompts: Vec<&[u32]> = reference.prompts.iter().map(|prompt| prompt.input_ids.as_slice()).collect();
     let (cache, in_steps) = match way {
         Way::AtOnce(cache) => (cache, false),
         Way::InSteps(cache) => (cache, true),
-        Way::InABatch => return Ok(model.batch_logits(&prompts)?),
+        Way::InABatch => return Ok(model.batch_logits(&prompts, adapter)?),
     };
     let mut all = Vec::new();
     for prompt in prompts {
         let (first, rest) = prompt.split_at(if in_steps { prompt.len() / 2 } else { prompt.len() });
-        let mut generator = Generator::new(model, prompt.len(), cache)?;
-        let mut values = generator.append(first)?.data().to_vec();
+        let mut sequence = Sequence::new(model, SequenceOptions { max_length: prompt.len(), cache, adapter })?;
+        let mut values = sequence.append(first)?.data().to_vec();
         for id in rest {
-            values.extend_from_slice(generator.append(&[*id])?.data());
+            values.extend_from_slice(sequence.append(&[*id])?.data());
         }
         all.push(Matrix::new(prompt.len(), values.len() / prompt.len(), values)?);
     }

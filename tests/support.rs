@@ -8,11 +8,12 @@ use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
 use genai_architectures::{Config, DecoderSpec, describe};
-use genai_validate::{LoadOptions, Model, Network, Package, Runtime, runtime::find_or_install};
+use genai_validate::{LoadOptions, Model, Network, Runtime, runtime::find_or_install};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Map, Value};
 use tempfile::TempDir;
@@ -146,8 +147,9 @@ pub(crate) fn runtime_arguments() -> Vec<String> {
 }
 
 /// Loads a package on one thread: the tests themselves run side by side.
-pub(crate) fn load(package: &Path) -> Outcome<Model> {
-    Ok(Model::load(&Package::open(package)?, runtime(), LoadOptions { threads: Some(1), ..LoadOptions::default() })?)
+pub(crate) fn load(package: &Path) -> Outcome<Arc<Model>> {
+    let config = genai_validate::Config::open(package)?;
+    Ok(Arc::new(Model::load(&config, runtime(), LoadOptions { threads: Some(1), ..LoadOptions::default() })?))
 }
 
 /// Every file of a folder and of those in it, by its path there.

@@ -14,12 +14,13 @@ mod support;
 
 use std::env;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use genai_quantize::{IntScheme, ScaleDtype};
 use genai_validate::{
-    CacheMode, LoadOptions, Matrix, Model, Package, PromptReference, Provider, Reference, Runtime, continue_greedily,
+    CacheMode, Config, LoadOptions, Matrix, Model, PromptReference, Provider, Reference, Runtime, continue_greedily,
     metrics, runtime,
 };
 
@@ -94,7 +95,7 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
         _ => ("MatMulNBits", Some(8), quantized),
     };
     let folder = build(&fixture(checkpoint), precision, "webgpu", options)?;
-    let package = Package::open(folder.path())?;
+    let package = Config::open(folder.path())?;
     let mut whole = match bits {
         None => recorded_logits(&fixture(checkpoint))?,
         Some(bits) => {
@@ -113,7 +114,7 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
         profile: Some(profiles.path().join("profile")),
         ..LoadOptions::default()
     };
-    let mut model = Model::load(&package, runtime, options)?;
+    let model = Arc::new(Model::load(&package, runtime, options)?);
     let mut worst: f64 = 0.0;
     let shared = model.shares_buffer();
     for (reference, way) in [
@@ -126,7 +127,7 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
         if way.shares_buffer() && !shared {
             continue;
         }
-        let logits = logits(&mut model, reference, way)?;
+        let logits = logits(&model, reference, way)?;
         assert!(logits.len() == 2, "{} prompts", logits.len());
         for (prompt, logits) in reference.prompts.iter().zip(&logits) {
             let metrics = metrics::compare(&prompt.logits, logits)?;
@@ -137,17 +138,17 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
             worst = worst.max(share);
         }
     }
-    let mut on_cpu = Model::load(&package, runtime, LoadOptions::default())?;
+    let on_cpu = Arc::new(Model::load(&package, runtime, LoadOptions::default())?);
     let prompt = parts.prompts.first().ok_or("no prompt was recorded")?;
     for cache in [CacheMode::Growing].into_iter().chain(shared.then_some(CacheMode::Shared)) {
-        let there = continue_greedily(&mut model, &prompt.input_ids, 8, cache)?;
-        let here = continue_greedily(&mut on_cpu, &prompt.input_ids, 8, cache)?;
+        let there = continue_greedily(&model, &prompt.input_ids, 8, cache)?;
+        let here = continue_greedily(&on_cpu, &prompt.input_ids, 8, cache)?;
         if there != here {
             return Err(format!("{cache:?} cache: {there:?}, on the CPU {here:?}").into());
         }
     }
 
-    let placement = model.into_placement()?;
+    let placement = model.placement()?;
     // Where it has the op's cache it has the op.
     placement.expect(if shared { "GroupQueryAttention" } else { "Softmax" }, Provider::WebGpu)?;
     placement.expect(matrix, Provider::WebGpu)?;
@@ -178,9 +179,9 @@ fn fp16_runs_or_is_refused_by_the_device() -> Outcome {
     let Some(device) = device()? else { return Ok(()) };
     let folder = build(&fixture("llama-default"), "fp16", "webgpu", &[])?;
     let options = LoadOptions { provider: Provider::WebGpu, ..LoadOptions::default() };
-    let mut model = Model::load(&Package::open(folder.path())?, &device.runtime, options)?;
+    let model = Arc::new(Model::load(&Config::open(folder.path())?, &device.runtime, options)?);
     let reference = beginnings(&recorded_logits(&fixture("llama-default"))?)?;
-    match logits(&mut model, &reference, Way::AtOnce(CacheMode::Growing)) {
+    match logits(&model, &reference, Way::AtOnce(CacheMode::Growing)) {
         Err(error) if error.to_string().contains("requires f16 but the device does not support it") => {
             tell(&format!("skipped: fp16 on WebGPU: {error}"));
         }

@@ -1,7 +1,8 @@
 use std::path::PathBuf;
 
 use genai_validate::{
-    CacheMode, GenerateOptions, Package, Sampler, SamplingOptions, SpecialTokens, Tokenizer, generate,
+    Adapter, CacheMode, Config, GenerateOptions, Sampler, SamplingOptions, SequenceOptions, SpecialTokens, Tokenizer,
+    generate,
 };
 
 use super::validate;
@@ -9,16 +10,17 @@ use crate::console::{note, print};
 use crate::{args::RunArgs, failure::Failure};
 
 pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
-    let package = Package::open(&args.package)?;
+    let package = Config::open(&args.package)?;
     let tokenizer = Tokenizer::load(&package.folder)?;
     let ids = tokenizer.encode(&args.prompt, SpecialTokens::Added)?;
     if ids.is_empty() {
         return Err(Failure::usage("the prompt has no tokens"));
     }
-    let mut model = validate::load(&package, &args.runtime)?;
-    if let Some(name) = &args.adapter {
-        model.set_adapter(Some(&adapter_file(&package, name)?))?;
-    }
+    let model = validate::load(&package, &args.runtime)?;
+    let adapter = match &args.adapter {
+        Some(name) => Some(Adapter::load(&adapter_file(&package, name)?)?),
+        None => None,
+    };
     let room = model.context_length();
     if ids.len() >= room {
         return Err(Failure::usage(format!(
@@ -27,10 +29,13 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
         )));
     }
     let options = GenerateOptions {
-        max_length: ids.len().saturating_add(args.max_tokens).min(room),
+        sequence: SequenceOptions {
+            max_length: ids.len().saturating_add(args.max_tokens).min(room),
+            // ONNX Runtime gives adapters to runs whose cache grows.
+            cache: if adapter.is_some() { CacheMode::Growing } else { CacheMode::of(&model) },
+            adapter: adapter.as_ref(),
+        },
         eos_token_ids: &package.eos_token_ids,
-        // ONNX Runtime gives adapters to runs whose cache grows.
-        cache: if args.adapter.is_some() { CacheMode::Growing } else { CacheMode::of(&model) },
         sampling: sampling(args, &package),
     };
     // A setting out of range is told before anything is printed.
@@ -41,7 +46,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     print(&args.prompt)?;
     let mut printed = Ok(());
-    let generation = generate(&mut model, &tokenizer, &ids, options, &mut |piece| {
+    let generation = generate(&model, &tokenizer, &ids, options, &mut |piece| {
         if printed.is_ok() {
             printed = print(piece);
         }
@@ -57,7 +62,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<(), Failure> {
 }
 
 /// The file of an adapter, which lies beside the graph.
-fn adapter_file(package: &Package, name: &str) -> Result<PathBuf, Failure> {
+fn adapter_file(package: &Config, name: &str) -> Result<PathBuf, Failure> {
     let file = package.folder.join(format!("{name}.onnx_adapter"));
     let plain = !name.contains(['/', '\\', ':']);
     if plain && file.is_file() {
@@ -68,7 +73,7 @@ fn adapter_file(package: &Package, name: &str) -> Result<PathBuf, Failure> {
 }
 
 /// What was asked for; a sampling flag turns sampling on, and what it leaves open is the package's own setting.
-fn sampling(args: &RunArgs, package: &Package) -> SamplingOptions {
+fn sampling(args: &RunArgs, package: &Config) -> SamplingOptions {
     let asked = args.temperature.is_some() || args.top_k.is_some() || args.top_p.is_some() || args.seed.is_some();
     if !asked {
         return SamplingOptions::of(&package.search, None);

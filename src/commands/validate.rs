@@ -1,12 +1,13 @@
 use std::path::Path;
+use std::sync::Arc;
 
-use genai_architectures::{Config, DecoderSpec, Mixer, describe};
+use genai_architectures::{Config as ModelConfig, DecoderSpec, Mixer, describe};
 use genai_builder::Adaptation;
-use genai_checkpoint::{Adapter, Checkpoint};
+use genai_checkpoint::Checkpoint;
 use genai_validate::{
-    CacheMode, Continued, ErrorKind, GenerateOptions, LoadOptions, Model, Network, Package, ParityReport, Precision,
-    PromptParity, Reference, SamplingOptions, SpecialTokens, Tokenizer, Verdict, compare_prompts, continue_greedily,
-    generate, runtime::find_or_install,
+    Adapter, CacheMode, Config, Continued, ErrorKind, GenerateOptions, LoadOptions, Model, Network, ParityReport,
+    Precision, PromptParity, Reference, SamplingOptions, SequenceOptions, SpecialTokens, Tokenizer, Verdict,
+    compare_prompts, continue_greedily, generate, runtime::find_or_install,
 };
 use serde::Serialize;
 use serde_json::json;
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let adapters = Adapters::resolve(args.adapter_path.clone(), &args.adapters)?;
     let checkpoint = hub::open(&args.checkpoint, &args.hub, offline, &token, hub::describable)?;
     let checkpoint = adapters.open(checkpoint)?;
-    let spec = describe(&Config::from_json(checkpoint.config().clone())?)?;
+    let spec = describe(&ModelConfig::from_json(checkpoint.config().clone())?)?;
     let precision = precision(args.precision.into());
     let subject = Subject { checkpoint: &checkpoint, spec: &spec, adaptation: adapters.adaptation };
     let (parity, continuation) = check(&args.package, &subject, precision, &args.runtime)?;
@@ -83,39 +84,41 @@ pub(crate) fn check(
     precision: Precision,
     runtime: &RuntimeArgs,
 ) -> Result<(ParityReport, Continuation), Failure> {
-    let package = Package::open(package)?;
+    let package = Config::open(package)?;
     let tokenizer = Tokenizer::load(&package.folder)?;
-    let mut model = load(&package, runtime)?;
+    let model = load(&package, runtime)?;
     let cut = first_layers(subject.spec, package.decoder.num_hidden_layers);
     let subject = &Subject { spec: cut.as_ref().unwrap_or(subject.spec), ..*subject };
     let adapters = subject.checkpoint.adapters();
     let baked_in = adapters.first().filter(|_| subject.adaptation == Adaptation::BakedIn);
-    let reference = reference(subject, baked_in, &tokenizer, &mut model)?;
+    let reference = reference(subject, baked_in, &tokenizer, &model)?;
     let mode = CacheMode::plainest(&model);
-    let mut prompts = compare_prompts(&mut model, &reference, mode)?;
+    let mut prompts = compare_prompts(&model, &reference, mode, None)?;
     let mut name = reference.name;
     for adapter in adapters.iter().filter(|_| subject.adaptation == Adaptation::Swappable) {
-        model.set_adapter(Some(&package.folder.join(format!("{}.onnx_adapter", adapter.name()))))?;
-        let reference = self::reference(subject, Some(adapter), &tokenizer, &mut model)?;
-        let with = compare_prompts(&mut model, &reference, mode)?;
+        let file = Adapter::load(&package.folder.join(format!("{}.onnx_adapter", adapter.name())))?;
+        let reference = self::reference(subject, Some(adapter), &tokenizer, &model)?;
+        let with = compare_prompts(&model, &reference, mode, Some(&file))?;
         let called =
             |prompt: PromptParity| PromptParity { name: format!("{}/{}", adapter.name(), prompt.name), ..prompt };
         prompts.extend(with.into_iter().map(called));
         name = format!("{name}; with {}: {}", adapter.name(), reference.name);
     }
-    model.set_adapter(None)?;
     let precision = coarser(precision, model.cache_precision());
     let parity = ParityReport::new(precision, subject.spec.num_parameters(), name, prompts)?;
 
     let (prompt, steps) = CONTINUED;
     let ids = tokenizer.encode(prompt, SpecialTokens::Added)?;
     let options = GenerateOptions {
-        max_length: (ids.len() + steps).min(model.context_length()),
+        sequence: SequenceOptions {
+            max_length: (ids.len() + steps).min(model.context_length()),
+            cache: CacheMode::of(&model),
+            adapter: None,
+        },
         eos_token_ids: &package.eos_token_ids,
-        cache: CacheMode::of(&model),
         sampling: SamplingOptions::GREEDY,
     };
-    let generation = generate(&mut model, &tokenizer, &ids, options, &mut |_| {})?;
+    let generation = generate(&model, &tokenizer, &ids, options, &mut |_| {})?;
     Ok((parity, Continuation { prompt: prompt.to_owned(), text: generation.text }))
 }
 
@@ -132,26 +135,28 @@ fn first_layers(spec: &DecoderSpec, caches: usize) -> Option<DecoderSpec> {
 }
 
 /// Loads a package on whichever ONNX Runtime is found, or fetched.
-pub(crate) fn load(package: &Package, args: &RuntimeArgs) -> Result<Model, Failure> {
+pub(crate) fn load(package: &Config, args: &RuntimeArgs) -> Result<Arc<Model>, Failure> {
     let network = if args.offline { Network::Offline } else { Network::Allowed };
     let runtime = find_or_install(args.ort_lib.as_deref(), network, &mut note)?;
-    Ok(Model::load(package, &runtime, LoadOptions::default())?)
+    Ok(Arc::new(Model::load(package, &runtime, LoadOptions::default())?))
 }
 
 /// What the package is to compute with this adapter, or with none: logits that were recorded of the two, or else those
 /// of the f32 interpreter.
 fn reference(
     subject: &Subject,
-    adapter: Option<&Adapter>,
+    adapter: Option<&genai_checkpoint::Adapter>,
     tokenizer: &Tokenizer,
-    model: &mut Model,
+    model: &Arc<Model>,
 ) -> Result<Reference, Failure> {
     let recorded = match adapter {
         Some(adapter) => adapter.file_path(RECORDED),
         None => subject.checkpoint.file_path(RECORDED),
     };
-    let (layers, all) =
-        (subject.spec.layers.len(), describe(&Config::from_json(subject.checkpoint.config().clone())?)?.layers.len());
+    let (layers, all) = (
+        subject.spec.layers.len(),
+        describe(&ModelConfig::from_json(subject.checkpoint.config().clone())?)?.layers.len(),
+    );
     let why = match recorded {
         Some(path) if layers == all => {
             return Ok(Reference { name: format!("recorded logits ({RECORDED})"), ..Reference::read(&path)? });
@@ -165,9 +170,9 @@ fn reference(
 
 fn interpreted(
     subject: &Subject,
-    adapter: Option<&Adapter>,
+    adapter: Option<&genai_checkpoint::Adapter>,
     tokenizer: &Tokenizer,
-    model: &mut Model,
+    model: &Arc<Model>,
 ) -> Result<Reference, Failure> {
     let Subject { spec, checkpoint, .. } = *subject;
     let mut continued = Vec::new();

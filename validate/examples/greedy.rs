@@ -7,9 +7,11 @@
 
 use std::error::Error;
 use std::path::Path;
+use std::sync::Arc;
 
 use genai_validate::{
-    CacheMode, GenerateOptions, LoadOptions, Model, Network, Package, SamplingOptions, Tokenizer, generate, runtime,
+    CacheMode, Config, GenerateOptions, LoadOptions, Model, Network, SamplingOptions, SequenceOptions, Tokenizer,
+    generate, runtime,
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -25,18 +27,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Err("usage: greedy PACKAGE ID,ID,… NEW_TOKENS [TEMPERATURE TOP_K TOP_P SEED]".into());
     };
     let prompt: Vec<u32> = ids.split(',').map(str::parse).collect::<Result<_, _>>()?;
-    let package = Package::open(Path::new(package))?;
+    let package = Config::open(Path::new(package))?;
     let tokenizer = Tokenizer::load(&package.tokenizer_folder)?;
     let runtime = runtime::find_or_install(None, Network::Offline, &mut |_| ())?;
-    let mut model = Model::load(&package, &runtime, LoadOptions::default())?;
+    let model = Arc::new(Model::load(&package, &runtime, LoadOptions::default())?);
     for cache in [CacheMode::Shared, CacheMode::Growing] {
         let options = GenerateOptions {
-            max_length: prompt.len() + steps.parse::<usize>()?,
             eos_token_ids: &package.eos_token_ids,
-            cache,
+            sequence: SequenceOptions { max_length: prompt.len() + steps.parse::<usize>()?, cache, adapter: None },
             sampling,
         };
-        let generation = generate(&mut model, &tokenizer, &prompt, options, &mut |_| ())?;
+        let generation = generate(&model, &tokenizer, &prompt, options, &mut |_| ())?;
         println!("{cache:?} {:?} {:?}", generation.finish, generation.ids);
     }
     Ok(())

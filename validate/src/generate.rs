@@ -1,17 +1,16 @@
 //! Prompt in, text out: what `genai-build run` does with a package.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use crate::sampling::{Sampler, SamplingOptions};
-use crate::{CacheMode, Generator, Model, Result, Tokenizer};
+use crate::{Model, Result, Sequence, SequenceOptions, Tokenizer};
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct GenerateOptions<'a> {
-    /// In tokens, prompt included.
-    pub max_length: usize,
-    /// Any of these ends the text; normally [`crate::Package::eos_token_ids`].
+    pub sequence: SequenceOptions<'a>,
+    /// Any of these ends the text; normally [`crate::Config::eos_token_ids`].
     pub eos_token_ids: &'a [u32],
-    pub cache: CacheMode,
     pub sampling: SamplingOptions,
 }
 
@@ -36,26 +35,27 @@ pub enum Finish {
 /// Continues `prompt` until an end token or `max_length`; `on_text` gets the text piece by piece, in whole characters.
 ///
 /// # Errors
-/// Those of [`Generator::append`], [`Sampler::pick`] and [`crate::TextStream::push`]; the text so far was passed on.
+/// Those of [`Sequence::append`], [`Sampler::pick`] and [`crate::TextStream::push`]; the text so far was passed on.
 pub fn generate(
-    model: &mut Model,
+    model: &Arc<Model>,
     tokenizer: &Tokenizer,
     prompt: &[u32],
     options: GenerateOptions,
     on_text: &mut dyn FnMut(&str),
 ) -> Result<Generation> {
     let mut sampler = Sampler::new(options.sampling)?;
-    let mut generator = Generator::new(model, options.max_length, options.cache)?;
+    let max_length = options.sequence.max_length;
+    let mut sequence = Sequence::new(model, options.sequence)?;
     let mut stream = tokenizer.stream();
     let mut ids = Vec::new();
 
     let started = Instant::now();
-    let mut logits = generator.append(prompt)?;
+    let mut logits = sequence.append(prompt)?;
     let prefill_seconds = started.elapsed().as_secs_f64();
     let mut decode_seconds = 0.0;
 
     let finish = loop {
-        if prompt.len() + ids.len() == options.max_length {
+        if prompt.len() + ids.len() == max_length {
             break Finish::MaxLength;
         }
         let id = sampler.pick(logits.row(logits.rows() - 1))?;
@@ -65,9 +65,9 @@ pub fn generate(
         ids.push(id);
         emit(&stream.push(id)?, on_text);
         // The logits behind the last possible token would not be used.
-        if prompt.len() + ids.len() < options.max_length {
+        if prompt.len() + ids.len() < max_length {
             let started = Instant::now();
-            logits = generator.append(&[id])?;
+            logits = sequence.append(&[id])?;
             decode_seconds += started.elapsed().as_secs_f64();
         }
     };

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  runtime::find ──► Runtime ──┐
-//!                              ├──► Model ──► Generator ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
-//!  Package::open ──► Package ──┘                               │
+//!                              ├──► Model ──► Sequence ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
+//!  Config::open ──► Config ────┘                               │
 //!                                                              └──► metrics ──► ParityReport: pass, ambiguous, fail
 //!  reference.npz ─────────────────────────┬──► Reference ──────────────┘
 //!  DecoderSpec, Checkpoint ► interpreter ─┘
@@ -21,35 +21,38 @@
 
 #![deny(unsafe_code)]
 
+mod adapter;
+mod config;
 mod error;
 mod generate;
-mod generator;
 mod integrity;
 pub mod interpreter;
 mod matrix;
 pub mod metrics;
 mod model;
 mod npz;
-mod package;
 mod parity;
 mod placement;
 mod reference;
+pub mod report;
 pub mod runtime;
 pub mod sampling;
+mod sequence;
 mod tokenizer;
 mod verdict;
 
+pub use adapter::Adapter;
+pub use config::{CacheWindow, Config, Decoder, Inputs, Outputs, Search, Template};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{CacheMode, Generator};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{CachedTensor, LoadOptions, Model};
-pub use package::{CacheWindow, Decoder, Inputs, Outputs, Package, Search, Template};
 pub use parity::{compare_prompts, continue_greedily};
 pub use placement::{PlacedNode, Placement};
 pub use reference::{Continued, PromptReference, Reference};
 pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
+pub use sequence::{CacheMode, Sequence, SequenceOptions};
 pub use tokenizer::{SpecialTokens, TextStream, Tokenizer};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

@@ -1,58 +1,74 @@
 //! Runs a package on the prompts of a reference and compares.
 
+use std::sync::Arc;
+
 use crate::metrics::{compare, greedy_match};
-use crate::{CacheMode, Error, Generator, Matrix, Model, PromptParity, PromptReference, Reference, Result, sampling};
+use crate::{
+    Adapter, CacheMode, Error, Matrix, Model, PromptParity, PromptReference, Reference, Result, Sequence,
+    SequenceOptions, sampling,
+};
 
 /// Prefill logits and greedy continuation of every prompt, compared with the reference's.
 ///
 /// The prompt goes in at once and the continuation token by token, so both ways through the cache are compared.
 ///
 /// # Errors
-/// Those of [`Generator::append`]; a reference whose prompts do not fit the context or the vocabulary of the package.
-pub fn compare_prompts(model: &mut Model, reference: &Reference, cache: CacheMode) -> Result<Vec<PromptParity>> {
-    reference.prompts.iter().map(|prompt| compare_prompt(model, prompt, cache)).collect()
+/// Those of [`Sequence::append`]; a reference whose prompts do not fit the context or the vocabulary of the package.
+pub fn compare_prompts(
+    model: &Arc<Model>,
+    reference: &Reference,
+    cache: CacheMode,
+    adapter: Option<&Adapter>,
+) -> Result<Vec<PromptParity>> {
+    reference.prompts.iter().map(|prompt| compare_prompt(model, prompt, cache, adapter)).collect()
 }
 
 /// The `steps` tokens that greedy search puts behind a prompt, or fewer where the logits stop being numbers.
 ///
 /// # Errors
-/// Those of [`Generator::append`].
-pub fn continue_greedily(model: &mut Model, prompt: &[u32], steps: usize, cache: CacheMode) -> Result<Vec<u32>> {
-    let mut generator = Generator::new(model, prompt.len().saturating_add(steps), cache)?;
-    let logits = generator.append(prompt)?;
-    let (chosen, _) = search_greedily(&mut generator, &logits, steps)?;
+/// Those of [`Sequence::append`].
+pub fn continue_greedily(model: &Arc<Model>, prompt: &[u32], steps: usize, cache: CacheMode) -> Result<Vec<u32>> {
+    let max_length = prompt.len().saturating_add(steps);
+    let mut sequence = Sequence::new(model, SequenceOptions { max_length, cache, adapter: None })?;
+    let logits = sequence.append(prompt)?;
+    let (chosen, _) = search_greedily(&mut sequence, &logits, steps)?;
     Ok(chosen)
 }
 
-fn compare_prompt(model: &mut Model, prompt: &PromptReference, cache: CacheMode) -> Result<PromptParity> {
+fn compare_prompt(
+    model: &Arc<Model>,
+    prompt: &PromptReference,
+    cache: CacheMode,
+    adapter: Option<&Adapter>,
+) -> Result<PromptParity> {
     let length = prompt.input_ids.len() + prompt.greedy.len();
     if length > model.context_length() {
         let expected = format!("at most the context length {}", model.context_length());
         return Err(Error::argument("the length of a reference prompt with its continuation", length, expected));
     }
-    let mut generator = Generator::new(model, length, cache)?;
-    let logits = generator.append(&prompt.input_ids)?;
+    let mut sequence = Sequence::new(model, SequenceOptions { max_length: length, cache, adapter })?;
+    let logits = sequence.append(&prompt.input_ids)?;
     // A pruned graph returns the last row alone; the others cannot be compared.
     let expected = match logits.rows() {
         1 => last_row(&prompt.logits)?,
         _ => prompt.logits.clone(),
     };
     let metrics = compare(&expected, &logits)?;
-    let (chosen, steps) = search_greedily(&mut generator, &logits, prompt.greedy.len())?;
+    let (chosen, steps) = search_greedily(&mut sequence, &logits, prompt.greedy.len())?;
     let greedy = if prompt.greedy.is_empty() { None } else { Some(greedy_match(&prompt.greedy, &chosen, &steps)?) };
     Ok(PromptParity { name: prompt.name.clone(), logits: metrics, greedy })
 }
 
 /// At most `steps` tokens chosen greedily from the last of `logits` on, with the logits `[tokens, vocab_size]` that each
 /// was chosen from; fewer where the logits stop being numbers.
-fn search_greedily(generator: &mut Generator, logits: &Matrix, steps: usize) -> Result<(Vec<u32>, Matrix)> {
+fn search_greedily(sequence: &mut Sequence, logits: &Matrix, steps: usize) -> Result<(Vec<u32>, Matrix)> {
     let (mut chosen, mut rows) = (Vec::new(), Vec::new());
     let mut next = last_row(logits)?;
     while chosen.len() < steps && next.data().iter().all(|logit| logit.is_finite()) {
         let id = sampling::greedy(next.data())?;
         chosen.push(id);
         rows.extend_from_slice(next.data());
-        next = last_row(&generator.append(&[id])?)?;
+        next = last_row(&sequence.append(&[id])?)?;
     }
     let rows = Matrix::new(chosen.len(), logits.cols(), rows)?;
     Ok((chosen, rows))

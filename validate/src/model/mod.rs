@@ -4,19 +4,20 @@ mod tensors;
 mod wiring;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use ort::ErrorCode;
-use ort::session::{Adapter, RunOptions, Session, SessionInputValue, SessionOutputs};
+use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
 use ort::value::DynTensor;
 
 pub(crate) use wiring::CacheSlot;
 pub use wiring::CachedTensor;
 use wiring::{Port, PositionIds, Wiring};
 
-use crate::package::Package;
+use crate::config::Config;
 use crate::runtime::{Provider, Runtime};
-use crate::{Error, Matrix, Placement, Precision, Result};
+use crate::{Adapter, Error, Matrix, Placement, Precision, Result};
 
 #[derive(Clone, Debug, Default)]
 pub struct LoadOptions {
@@ -29,12 +30,13 @@ pub struct LoadOptions {
     pub threads: Option<usize>,
 }
 
-/// A decoder ready to run. It is stateless: sequences live in [`crate::Generator`].
+/// A decoder ready to run, to be shared by threads in an `Arc`. It is stateless: sequences live in
+/// [`crate::Sequence`], and take turns in running it.
 ///
 /// Session options of the package (providers, optimisation level, threads) are not applied: they choose where and how
 /// fast it runs, not what it computes. [`LoadOptions`] has those that matter here.
 pub struct Model {
-    pub(crate) session: Session,
+    session: Mutex<Session>,
     pub(crate) wiring: Wiring,
     pub(crate) provider: Provider,
     file: PathBuf,
@@ -42,9 +44,6 @@ pub struct Model {
     context_length: usize,
     pad: u32,
     shares_buffer: bool,
-    /// Of every run; they hold the adapter where there is one.
-    pub(crate) options: RunOptions,
-    pub(crate) has_adapter: bool,
     profile: Option<PathBuf>,
 }
 
@@ -54,7 +53,7 @@ impl Model {
     /// feeds (named), and for element types that neither the provider nor the CPU can run; [`Error::Package`] where
     /// graph and configuration do not fit; [`Error::ProviderMissing`] if the library lacks the provider;
     /// [`Error::Execution`] with ONNX Runtime's own message if it refuses the file, or the provider finds no device.
-    pub fn load(package: &Package, runtime: &Runtime, options: LoadOptions) -> Result<Self> {
+    pub fn load(package: &Config, runtime: &Runtime, options: LoadOptions) -> Result<Self> {
         let decoder = &package.decoder;
         if !decoder.beyond_plain.is_empty() {
             let what = decoder.beyond_plain.join(", ");
@@ -90,7 +89,7 @@ impl Model {
         let context_length = package.context_length.min(wiring.room().unwrap_or(usize::MAX));
         let pad = package.pad_token_id.filter(|&pad| (pad as usize) < package.vocab_size).unwrap_or(0);
         Ok(Self {
-            session,
+            session: Mutex::new(session),
             wiring,
             provider: options.provider,
             file: decoder.model.clone(),
@@ -98,41 +97,28 @@ impl Model {
             context_length,
             pad,
             shares_buffer: package.search.past_present_share_buffer,
-            options: RunOptions::new().map_err(Error::execution("making run options"))?,
-            has_adapter: false,
             profile: options.profile,
         })
     }
 
-    /// Runs from now on with the `.onnx_adapter` file, or without any.
-    ///
-    /// # Errors
-    /// [`Error::Execution`] with ONNX Runtime's own message if it cannot read the file. Whether the graph takes what is
-    /// in it shows in the next run.
-    pub fn set_adapter(&mut self, file: Option<&Path>) -> Result<()> {
-        let mut options = RunOptions::new().map_err(Error::execution("making run options"))?;
-        if let Some(file) = file {
-            let doing = || format!("loading {}", file.display());
-            let adapter = Adapter::from_file(file, None).map_err(Error::execution(doing()))?;
-            options.add_adapter(&adapter).map_err(Error::execution(doing()))?;
-        }
-        (self.options, self.has_adapter) = (options, file.is_some());
-        Ok(())
-    }
-
-    /// Ends the session and says where the nodes that it ran were run.
+    /// Ends the profile, and says where the nodes that were run so far were run.
     ///
     /// # Errors
     /// [`Error::Argument`] if it was loaded without [`LoadOptions::profile`]; as [`Placement::read`].
-    pub fn into_placement(mut self) -> Result<Placement> {
-        let Some(beginning) = self.profile.take() else {
+    pub fn placement(&self) -> Result<Placement> {
+        let Some(beginning) = &self.profile else {
             return Err(Error::argument("the profile of a model", "not asked for", "one that was, when it was loaded"));
         };
         let profile = self
-            .session
+            .session()
             .end_profiling()
             .map_err(Error::execution(format!("ending the profile {}", beginning.display())))?;
         Placement::read(Path::new(&profile))
+    }
+
+    /// The session, when no other sequence runs it. A run that panicked leaves nothing half done in it.
+    pub(crate) fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn vocab_size(&self) -> usize {
@@ -168,9 +154,9 @@ impl Model {
     /// each prompt's own tokens: `[tokens, vocab_size]` per prompt.
     ///
     /// # Errors
-    /// As [`crate::Generator::append`]; also [`Error::Unsupported`] if the lengths differ and the graph has no
+    /// As [`crate::Sequence::append`]; also [`Error::Unsupported`] if the lengths differ and the graph has no
     /// attention mask, or returns the last column only, or if it takes no batches.
-    pub fn batch_logits(&mut self, prompts: &[&[u32]]) -> Result<Vec<Matrix>> {
+    pub fn batch_logits(&self, prompts: &[&[u32]], adapter: Option<&Adapter>) -> Result<Vec<Matrix>> {
         if !self.takes_batches() {
             return Err(Error::unsupported(
                 format!("{}: a batch on a graph of fixed sizes", self.file.display()),
@@ -194,12 +180,15 @@ impl Model {
         let rows: Vec<Row> = prompts.iter().map(|&ids| Row { ids, past: 0 }).collect();
         let mut inputs = self.token_inputs(&rows, longest)?;
         for slot in &self.wiring.slots {
-            inputs.push((slot.past.clone(), slot.empty(self.session.allocator(), prompts.len())?));
+            inputs.push((slot.past.clone(), slot.empty(self.session().allocator(), prompts.len())?));
         }
         let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();
-        let outputs = run(&mut self.session, inputs, &self.options)?;
+        let options = Adapter::run_options(adapter)?;
+        let mut session = self.session();
+        let outputs = run(&mut session, inputs, &options)?;
         let logits = self.wiring.take_logits(&outputs, (prompts.len(), longest))?;
         drop(outputs);
+        drop(session);
         if ragged && logits.iter().any(|rows| rows.rows() != longest) {
             return Err(self.unsupported("a batch of different lengths on a graph that returns the last logits only"));
         }

@@ -8,7 +8,7 @@ use ort::session::SessionOutputs;
 use ort::value::{DynTensor, Outlet, TensorElementType as Element};
 
 use super::tensors;
-use crate::package::{Decoder, Package, Template};
+use crate::config::{Config, Decoder, Template};
 use crate::{Error, Matrix, Precision, Result};
 
 /// A graph input or output; a dimension that is not fixed is -1.
@@ -82,7 +82,7 @@ impl Port {
 }
 
 impl Wiring {
-    pub(super) fn read(inputs: &[Port], outputs: &[Port], package: &Package) -> Result<Self> {
+    pub(super) fn read(inputs: &[Port], outputs: &[Port], package: &Config) -> Result<Self> {
         let decoder = &package.decoder;
         let names = &decoder.inputs;
         let (mut input_ids, mut attention_mask, mut position_ids) = (None, None, None);
@@ -306,7 +306,7 @@ fn takes_one(port: &Port) -> Result<bool> {
     }
 }
 
-fn check_logits(outputs: &[Port], package: &Package) -> Result<String> {
+fn check_logits(outputs: &[Port], package: &Config) -> Result<String> {
     let decoder = &package.decoder;
     let name = &decoder.outputs.logits;
     let port = outputs.iter().find(|port| port.name == *name).ok_or_else(|| {
@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn read(inputs: &[Port], outputs: &[Port]) -> Result<Wiring> {
-        Wiring::read(inputs, outputs, &Package::parse(CONFIG.as_bytes(), Path::new("")).unwrap())
+        Wiring::read(inputs, outputs, &Config::parse(CONFIG.as_bytes(), Path::new("")).unwrap())
     }
 
     fn refused(change: impl FnOnce(&mut Vec<Port>, &mut Vec<Port>)) -> String {

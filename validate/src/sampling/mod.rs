@@ -15,7 +15,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use mersenne::MersenneTwister;
 
-use crate::package::Search;
+use crate::config::Search;
 use crate::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -1,11 +1,13 @@
 //! One sequence and its cache.
 
+use std::sync::Arc;
+
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::IoBinding;
+use ort::session::{IoBinding, RunOptions};
 use ort::value::DynTensor;
 
 use crate::model::{self, CacheSlot, CachedTensor, Model, Row};
-use crate::{Error, Matrix, Result};
+use crate::{Adapter, Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
 /// checking: a graph can be wrong in one alone.
@@ -30,9 +32,20 @@ impl CacheMode {
     }
 }
 
+#[derive(Clone, Copy)]
+pub struct SequenceOptions<'a> {
+    /// In tokens. Shared mode takes the memory for all of them at once: 2 x layers x heads x `max_length` x head size
+    /// elements.
+    pub max_length: usize,
+    pub cache: CacheMode,
+    pub adapter: Option<&'a Adapter>,
+}
+
 /// Feeds tokens to a [`Model`] and returns logits. Lengths are counted, never inferred from pad ids.
-pub struct Generator<'m> {
-    model: &'m mut Model,
+pub struct Sequence {
+    model: Arc<Model>,
+    /// Of every run; they hold the adapter where there is one.
+    options: Arc<RunOptions>,
     cache: Cache,
     length: usize,
     max_length: usize,
@@ -45,26 +58,30 @@ enum Cache {
     Growing(Vec<DynTensor>),
 }
 
-impl<'m> Generator<'m> {
-    /// A sequence of at most `max_length` tokens. Shared mode takes the memory for all of them now:
-    /// 2 x layers x heads x `max_length` x head size elements.
-    ///
+impl Sequence {
     /// # Errors
     /// [`Error::Argument`] unless `max_length` is from 1 to the context length; [`Error::Unsupported`] for shared mode
     /// with an adapter: ONNX Runtime gives adapters to runs whose inputs are not bound.
-    pub fn new(model: &'m mut Model, max_length: usize, mode: CacheMode) -> Result<Self> {
+    pub fn new(model: &Arc<Model>, sequence: SequenceOptions) -> Result<Self> {
+        let SequenceOptions { max_length, cache: mode, adapter } = sequence;
         let longest = model.context_length();
         if !(1..=longest).contains(&max_length) {
             return Err(Error::argument("max_length", max_length, format!("1 to context_length {longest}")));
         }
-        if mode == CacheMode::Shared && model.has_adapter {
+        if mode == CacheMode::Shared && adapter.is_some() {
             return Err(Error::unsupported("an adapter with a shared cache", "an adapter with a growing cache"));
         }
         let cache = match mode {
             CacheMode::Shared => Cache::Shared(Box::new(bind_shared(model, max_length)?)),
             CacheMode::Growing => Cache::Growing(empty_cache(model)?),
         };
-        Ok(Self { model, cache, length: 0, max_length })
+        Ok(Self {
+            model: model.clone(),
+            options: Arc::new(Adapter::run_options(adapter)?),
+            cache,
+            length: 0,
+            max_length,
+        })
     }
 
     /// Tokens in the cache.
@@ -105,8 +122,8 @@ impl<'m> Generator<'m> {
     fn run(&mut self, ids: &[u32], past: usize) -> Result<Matrix> {
         let inputs = self.model.token_inputs(&[Row { ids, past }], ids.len())?;
         match &mut self.cache {
-            Cache::Shared(binding) => run_shared(self.model, binding, inputs, ids.len()),
-            Cache::Growing(cache) => run_growing(self.model, cache, inputs, past, ids.len()),
+            Cache::Shared(binding) => run_shared(&self.model, binding, inputs, ids.len()),
+            Cache::Growing(cache) => run_growing(&self.model, &self.options, cache, inputs, past, ids.len()),
         }
     }
 
@@ -133,10 +150,10 @@ impl<'m> Generator<'m> {
             && length < self.length
             && self.model.wiring.room().is_none()
         {
+            let session = self.model.session();
             let slots = self.model.wiring.slots.iter().zip(past.iter());
-            *past = slots
-                .map(|(slot, cache)| slot.shortened(self.model.session.allocator(), cache, length))
-                .collect::<Result<_>>()?;
+            *past =
+                slots.map(|(slot, cache)| slot.shortened(session.allocator(), cache, length)).collect::<Result<_>>()?;
         }
         self.length = length;
         Ok(())
@@ -161,13 +178,15 @@ impl<'m> Generator<'m> {
 }
 
 fn empty_cache(model: &Model) -> Result<Vec<DynTensor>> {
-    model.wiring.slots.iter().map(|slot| slot.empty(model.session.allocator(), 1)).collect()
+    let session = model.session();
+    model.wiring.slots.iter().map(|slot| slot.empty(session.allocator(), 1)).collect()
 }
 
 fn bind_shared(model: &Model, max_length: usize) -> Result<IoBinding> {
-    let mut binding = model.session.create_binding().map_err(Error::execution("creating a binding"))?;
-    let device = model.provider.device_memory(&model.session)?;
-    let memory = device.as_ref().unwrap_or_else(|| model.session.allocator());
+    let session = model.session();
+    let mut binding = session.create_binding().map_err(Error::execution("creating a binding"))?;
+    let device = model.provider.device_memory(&session)?;
+    let memory = device.as_ref().unwrap_or_else(|| session.allocator());
     for slot in &model.wiring.slots {
         let mut buffer = slot.buffer(memory, max_length)?;
         // Both calls hold on to the buffer itself, because it was made by `DynTensor::new`; other tensors are copied.
@@ -179,7 +198,7 @@ fn bind_shared(model: &Model, max_length: usize) -> Result<IoBinding> {
 }
 
 fn run_shared(
-    model: &mut Model,
+    model: &Model,
     binding: &mut IoBinding,
     inputs: Vec<(String, DynTensor)>,
     tokens: usize,
@@ -193,22 +212,25 @@ fn run_shared(
     binding
         .bind_output_to_device(&model.wiring.logits, &memory)
         .map_err(Error::execution(format!("binding {}", model.wiring.logits)))?;
-    let outputs = model.session.run_binding(binding).map_err(Error::execution("running the model"))?;
+    let mut session = model.session();
+    let outputs = session.run_binding(binding).map_err(Error::execution("running the model"))?;
     only_row(model.wiring.take_logits(&outputs, (1, tokens))?)
 }
 
 fn run_growing(
-    model: &mut Model,
+    model: &Model,
+    options: &RunOptions,
     past: &mut Vec<DynTensor>,
     inputs: Vec<(String, DynTensor)>,
     length: usize,
     tokens: usize,
 ) -> Result<Matrix> {
-    let Model { session, wiring, options, .. } = model;
+    let wiring = &model.wiring;
     // Handing over the past would lose it if the run fails, so the run gets views.
     let views = wiring.slots.iter().zip(past.iter()).map(|(slot, cache)| (slot.past.clone(), cache.into()));
     let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).chain(views).collect();
-    let mut outputs = model::run(session, inputs, options)?;
+    let mut session = model.session();
+    let mut outputs = model::run(&mut session, inputs, options)?;
     let logits = only_row(wiring.take_logits(&outputs, (1, tokens))?)?;
     let present = wiring.slots.iter().map(|slot| slot.take_present(&mut outputs, length + tokens));
     let present = present.collect::<Result<Vec<DynTensor>>>()?;

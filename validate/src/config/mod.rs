@@ -22,7 +22,7 @@ const LARGEST_CONFIG: u64 = 16 << 20;
 
 /// A folder made for onnxruntime-genai. Nothing but `genai_config.json` has been read.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Package {
+pub struct Config {
     pub folder: PathBuf,
     /// Such as `llama`; the peer chooses its runtime class by it, this crate does not.
     pub model_type: String,
@@ -98,7 +98,7 @@ pub struct Search {
     pub past_present_share_buffer: bool,
 }
 
-impl Package {
+impl Config {
     /// # Errors
     /// Names the file and the JSON path of what is missing or of the wrong kind.
     pub fn open(folder: &Path) -> Result<Self> {

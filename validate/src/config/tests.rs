@@ -21,8 +21,8 @@ fn valid() -> Value {
     })
 }
 
-fn parse(config: &Value) -> Result<Package> {
-    Package::parse(config.to_string().as_bytes(), Path::new("folder"))
+fn parse(config: &Value) -> Result<Config> {
+    Config::parse(config.to_string().as_bytes(), Path::new("folder"))
 }
 
 /// The valid configuration with the value at `pointer` set, or removed.
@@ -162,9 +162,9 @@ fn what_is_more_than_a_plain_decoder_is_listed() {
 fn bytes_that_are_no_configuration_are_errors() {
     let nested = [b"[".repeat(100_000), b"]".repeat(100_000)].concat();
     for bytes in [&b""[..], b"{", b"[]", b"null", b"{} trailing", b"\xff\xfe", &nested] {
-        let error = Package::parse(bytes, Path::new("folder")).unwrap_err();
+        let error = Config::parse(bytes, Path::new("folder")).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Package, "{error}");
     }
     let folder = tempfile::tempdir().unwrap();
-    assert_eq!(Package::open(folder.path()).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(Config::open(folder.path()).unwrap_err().kind(), ErrorKind::Io);
 }
