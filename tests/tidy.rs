@@ -17,7 +17,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("onnx", &[]),
     ("checkpoint", &[]),
     ("builder", &["genai-architectures", "genai-checkpoint", "genai-onnx", "genai-quantize"]),
-    ("validate", &["genai-architectures", "genai-checkpoint", "genai-quantize"]),
+    ("validate", &["genai-architectures", "genai-checkpoint", "genai-onnx", "genai-quantize"]),
     (".", &["genai-architectures", "genai-builder", "genai-checkpoint", "genai-quantize", "genai-validate"]),
 ];
 
@@ -25,6 +25,8 @@ const EDGES: &[(&str, &[&str])] = &[
 const OWNED: &[(&str, &str)] = &[
     ("ort", "validate"),
     ("tokenizers", "validate"),
+    ("minijinja", "validate"),
+    ("llguidance", "validate"),
     ("gemm", "validate"),
     ("ureq", "checkpoint"),
     ("clap", "."),
