@@ -25,6 +25,7 @@ mod adapter;
 mod config;
 mod error;
 mod generate;
+pub mod graph;
 mod integrity;
 pub mod interpreter;
 mod matrix;
