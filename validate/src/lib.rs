@@ -46,7 +46,7 @@ pub use adapter::Adapter;
 pub use config::{CacheWindow, Config, Decoder, Inputs, Outputs, Search, Template};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::SearchOptions;
+pub use generator::{Constraint, GeneratorParams, LogitsProcessor, SearchOptions};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{CachedTensor, LoadOptions, Model};
