@@ -56,5 +56,5 @@ pub use reference::{Continued, PromptReference, Reference};
 pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{SpecialTokens, TextStream, Tokenizer};
+pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};
