@@ -61,5 +61,5 @@ pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use search_options::SearchOptions;
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{SpecialTokens, TextStream, Tokenizer};
+pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};
