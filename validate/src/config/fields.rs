@@ -54,16 +54,21 @@ impl<'a> Fields<'a> {
         self.get(key).map(|value| value.as_str().ok_or_else(|| self.mismatch(key, "a text"))).transpose()
     }
 
-    /// A graph name; absent gives the default.
+    /// A graph name; absent gives the default. An empty one is that of no input, as in the peer.
     pub(super) fn name(&self, key: &str, default: &str) -> Result<String> {
-        match self.get(key) {
-            Some(_) => Ok(self.text(key)?.to_owned()),
-            None => Ok(default.to_owned()),
-        }
+        Ok(self.optional_text(key)?.unwrap_or(default).to_owned())
     }
 
     pub(super) fn template(&self, key: &str, default: &str) -> Result<Template> {
         Template::parse(&self.name(key, default)?).map_err(|problem| self.error(key, problem))
+    }
+
+    /// A template without a default; empty is absent.
+    pub(super) fn optional_template(&self, key: &str) -> Result<Option<Template>> {
+        match self.optional_text(key)? {
+            None | Some("") => Ok(None),
+            Some(text) => Template::parse(text).map(Some).map_err(|problem| self.error(key, problem)),
+        }
     }
 
     /// A required whole number of at least 1.

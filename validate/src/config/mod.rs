@@ -4,6 +4,7 @@
 //! silence: required fields are required here, and name templates are parsed.
 
 mod fields;
+mod names;
 mod template;
 
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use fields::Fields;
+pub use names::{Inputs, Outputs};
 pub use template::Template;
 
 use crate::{Error, Result};
@@ -61,28 +63,6 @@ pub struct CacheWindow {
     pub size: usize,
     /// Numbers of the caches, as in their names; none stands for all.
     pub layers: Vec<usize>,
-}
-
-/// Graph names of the decoder's inputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Inputs {
-    pub input_ids: String,
-    /// Of hidden states in place of ids, where the package has no embedding.
-    pub inputs_embeds: String,
-    pub attention_mask: String,
-    pub position_ids: String,
-    pub past_key: Template,
-    pub past_value: Template,
-}
-
-/// Graph names of the decoder's outputs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Outputs {
-    pub logits: String,
-    /// Of the final norm's output, where the package gives it.
-    pub hidden_states: String,
-    pub present_key: Template,
-    pub present_value: Template,
 }
 
 /// The package's own defaults for generation.
@@ -154,22 +134,10 @@ impl Decoder {
             head_size: decoder.count("head_size")?,
             num_hidden_layers: decoder.count("num_hidden_layers")?,
             num_key_value_heads: decoder.count("num_key_value_heads")?,
-            inputs: Inputs {
-                input_ids: inputs.name("input_ids", "input_ids")?,
-                inputs_embeds: inputs.name("inputs_embeds", "inputs_embeds")?,
-                attention_mask: inputs.name("attention_mask", "attention_mask")?,
-                position_ids: inputs.name("position_ids", "position_ids")?,
-                past_key: inputs.template("past_key_names", "past_key_values.%d.key")?,
-                past_value: inputs.template("past_value_names", "past_key_values.%d.value")?,
-            },
-            outputs: Outputs {
-                logits: outputs.name("logits", "logits")?,
-                hidden_states: outputs.name("hidden_states", "hidden_states")?,
-                present_key: outputs.template("present_key_names", "present.%d.key")?,
-                present_value: outputs.template("present_value_names", "present.%d.value")?,
-            },
-            window: CacheWindow::read(&decoder)?,
             beyond_plain: beyond_plain(model, &decoder, &inputs)?,
+            inputs: Inputs::read(&inputs)?,
+            outputs: Outputs::read(&outputs)?,
+            window: CacheWindow::read(&decoder)?,
         })
     }
 }
