@@ -18,8 +18,7 @@ use tempfile::TempDir;
 use crate::support::{build, fixture, load};
 
 pub(crate) struct Tales {
-    /// Gone with the process.
-    _folder: TempDir,
+    pub(crate) folder: TempDir,
     pub(crate) model: Arc<Model>,
     pub(crate) tokenizer: Arc<Tokenizer>,
     pub(crate) eos_token_ids: Vec<u32>,
@@ -32,7 +31,7 @@ pub(crate) fn tales() -> &'static Tales {
         let folder = build(&fixture("tales-llama"), "fp32", "cpu", &[]).unwrap();
         let eos_token_ids = Config::open(folder.path()).unwrap().eos_token_ids;
         let tokenizer = Arc::new(Tokenizer::load(folder.path()).unwrap());
-        Tales { model: load(folder.path()).unwrap(), tokenizer, eos_token_ids, _folder: folder }
+        Tales { model: load(folder.path()).unwrap(), tokenizer, eos_token_ids, folder }
     })
 }
 

@@ -6,6 +6,7 @@ mod bf16;
 mod broken;
 mod cache;
 mod command_line;
+mod completion;
 mod crash_matrix;
 mod engine;
 mod faults;

@@ -203,7 +203,10 @@ fn around_a_gap(tokenizer: &Tokenizer, before: &str, behind: &str) -> Result<Vec
         Some([before?, behind?, gap?])
     };
     let Some([prefix, suffix, middle]) = GAPS.iter().find_map(ids) else {
-        return Err(Error::unsupported("a suffix with this vocabulary", "one with tokens for prefix, suffix and middle"));
+        return Err(Error::unsupported(
+            "a suffix with this vocabulary",
+            "one with tokens for prefix, suffix and middle",
+        ));
     };
     let mut tokens = vec![prefix];
     tokens.extend(tokenizer.encode(before, SpecialTokens::AsWritten)?);

@@ -3,13 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::state::{PrefixCache, Fingerprint};
 use super::turn::{FinishReason, Token, Turn, TurnOptions};
 use crate::engine::common;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{
-    Adapter, CacheMode, Config, Error, LoadOptions, Matrix, Model, Provider, Result, Runtime, Sequence, SequenceOptions,
-    SpecialTokens, Tokenizer,
+    Adapter, CacheMode, Config, Error, LoadOptions, Matrix, Model, Provider, Result, Runtime, Sequence,
+    SequenceOptions, SpecialTokens, Tokenizer,
 };
 
 /// Prompt tokens of a run, as llama.cpp's `n_batch`: the logits of that many are in memory at once.
@@ -39,8 +38,6 @@ pub struct Llm {
     /// Behind the last of them; empty where they are not known.
     pub(super) logits: Vec<f32>,
     pub(super) sampler: Sampler,
-    pub(super) prefixes: Option<PrefixCache>,
-    pub(super) fingerprint: Fingerprint,
     n_ctx: usize,
     name: String,
 }
@@ -70,7 +67,6 @@ impl Llm {
         let sequence = Sequence::new(&model, SequenceOptions { max_length: n_ctx, cache, adapter: adapter.as_ref() })?;
         let name = config.folder.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         Ok(Self {
-            fingerprint: Fingerprint::new(&config.folder, options.adapter),
             config,
             model,
             tokenizer,
@@ -78,7 +74,6 @@ impl Llm {
             tokens: Vec::new(),
             logits: Vec::new(),
             sampler: Sampler::new(SamplingOptions::GREEDY)?,
-            prefixes: None,
             n_ctx,
             name,
         })
@@ -162,11 +157,7 @@ impl Llm {
 
     /// The same; `on_rows` gets the logits of each token, some rows at a time, in their order. A graph that returns the
     /// last row alone gives fewer.
-    pub(super) fn eval_with(
-        &mut self,
-        tokens: &[u32],
-        on_rows: &mut dyn FnMut(&Matrix) -> Result<()>,
-    ) -> Result<()> {
+    pub(super) fn eval_with(&mut self, tokens: &[u32], on_rows: &mut dyn FnMut(&Matrix) -> Result<()>) -> Result<()> {
         for batch in tokens.chunks(BATCH) {
             let rows = self.sequence.append(batch)?;
             self.tokens.extend_from_slice(batch);
@@ -207,7 +198,7 @@ impl Llm {
         let reused = self.feed(prompt)?;
         let finish = turn.is_full();
         turn.note_cached(reused);
-        Ok(Generate { llm: self, turn, finish, rest: None })
+        Ok(Generate { llm: self, turn, finish })
     }
 
     pub(super) fn turn(&self, prompt: &[u32], options: TurnOptions) -> Result<Turn> {
@@ -219,7 +210,6 @@ impl Llm {
 
     /// Makes the context that of a prompt. Returns how many tokens it had already.
     pub(super) fn feed(&mut self, prompt: &[u32]) -> Result<usize> {
-        self.take_prefix(prompt)?;
         // The last token has to run, unless its logits are at hand.
         let known = common(&self.tokens, prompt);
         let whole = known == prompt.len() && known == self.tokens.len() && !self.logits.is_empty();
@@ -251,7 +241,6 @@ pub struct Generate<'l> {
     llm: &'l mut Llm,
     turn: Turn,
     finish: Option<FinishReason>,
-    rest: Option<String>,
 }
 
 impl Generate<'_> {
@@ -260,12 +249,12 @@ impl Generate<'_> {
         self.finish
     }
 
-    /// Text that was held back until the end.
+    /// Text that was held back until the end. It comes once.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::decode`].
     pub fn rest(&mut self) -> Result<String> {
-        match self.rest.take() {
-            Some(rest) => Ok(rest),
-            None => self.turn.rest(),
-        }
+        self.turn.rest()
     }
 
     /// Prompt tokens, those of them that the context had already, and new tokens.

@@ -4,28 +4,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{Error, Result};
-
-/// Changes the scores of the next token, such as llama-cpp-python's `LogitsProcessor`.
-pub trait LogitsProcessor: Send {
-    /// `tokens` are those so far, prompt included; `scores` has one number for each token of the vocabulary.
-    ///
-    /// # Errors
-    /// What it returns ends the text as failed.
-    fn process(&mut self, tokens: &[u32], scores: &mut [f32]) -> Result<()>;
-}
+use crate::{Error, LogitsProcessor, Result};
 
 /// Ends a text, such as llama-cpp-python's `StoppingCriteria`.
 pub trait StoppingCriterion: Send {
     /// Asked behind each new token, which is the last of `tokens`; `logits` are those that it was drawn from, as the model
     /// gave them. The token stays in the text.
     fn is_met(&mut self, tokens: &[u32], logits: &[f32]) -> bool;
-}
-
-impl<F: FnMut(&[u32], &mut [f32]) -> Result<()> + Send> LogitsProcessor for F {
-    fn process(&mut self, tokens: &[u32], scores: &mut [f32]) -> Result<()> {
-        self(tokens, scores)
-    }
 }
 
 impl<F: FnMut(&[u32], &[f32]) -> bool + Send> StoppingCriterion for F {

@@ -46,3 +46,14 @@ impl GrowingText {
         Ok(whole.get(before.len()..).unwrap_or_default().to_owned())
     }
 }
+
+/// A token as text within a text; bytes that are no character come out as U+FFFD. Special tokens are shown as they are
+/// written.
+pub(crate) fn shown(tokenizer: &Tokenizer, id: u32) -> String {
+    // Some decoders strip the space before the first token.
+    let alone = tokenizer.decode(&[id]).unwrap_or_default();
+    let twice = tokenizer.decode(&[id, id]).unwrap_or_default();
+    let inside = twice.strip_prefix(alone.as_str()).unwrap_or_default();
+    let text = if inside.is_empty() { alone } else { inside.to_owned() };
+    if text.is_empty() { tokenizer.token(id).unwrap_or_default() } else { text }
+}

@@ -1,31 +1,29 @@
 //! From logits to tokens and text: one continuation of one context, whoever runs the model.
 //!
 //! ```text
-//!  logits ─► processors of the caller ─► logit_bias ─► repetition penalty ─► frequency and presence penalty
-//!         ─► no end before min_tokens ─► typical_p ─► min_p ─► Sampler: top_k ─► temperature ─► top_p ─► draw
+//!  logits ─► constraint (a grammar) ─► no end before min_tokens ─► repetition penalty
+//!         ─► logit_bias ─► frequency and presence penalty ─► processors of the caller
+//!         ─► typical_p ─► min_p ─► Sampler: top_k ─► temperature ─► top_p ─► draw
 //!         ─► end token? ─► text ─► stop strings ─► stopping criteria ─► lengths
 //! ```
 //!
-//! The sampler is the peer's, number for number; what is before it the peer lacks, but for the repetition penalty, and
-//! does nothing as long as nobody asks for it. Cuts judge the distribution before temperature, as in llama.cpp.
+//! The first line and the sampler are the peer's, number for number. What is between them it lacks, and does nothing as
+//! long as nobody asks for it. Cuts judge the distribution before temperature, as in llama.cpp.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::logprobs::TokenLogprobs;
-use super::processors::{
-    FrequencyPenalty, LogitBias, LogitsProcessor, MinP, RepetitionPenalty, StoppingCriterion, TypicalP,
-};
-use super::stops::{Released, StopStrings};
+use super::processors::{FrequencyPenalty, LogitBias, MinP, RepetitionPenalty, StoppingCriterion, TypicalP};
 use super::text::GrowingText;
 use crate::sampling::{Sampler, SamplingOptions};
-use crate::{Error, Result, Tokenizer};
+use crate::{Constraint, Error, LogitsProcessor, Result, StopStrings, Tokenizer};
 
 /// How a text is continued. The default takes the likeliest token until an end token.
 pub struct TurnOptions {
     /// New tokens at most; none goes on up to the length of the sequence.
     pub max_tokens: Option<usize>,
-    /// New tokens before which no end token comes.
+    /// New tokens before which no end token comes, unless the constraint leaves nothing else.
     pub min_tokens: usize,
     /// Strings that end the text. They may begin and end within tokens, and are not part of the text.
     pub stop: Vec<String>,
@@ -43,7 +41,9 @@ pub struct TurnOptions {
     pub logit_bias: BTreeMap<u32, f32>,
     /// How many of the likeliest tokens are told with each token; none tells no logprobs.
     pub logprobs: Option<usize>,
-    /// In their order, before all else.
+    /// Says which tokens may come, such as a grammar.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// In their order.
     pub processors: Vec<Box<dyn LogitsProcessor>>,
     /// Any of them ends the text.
     pub stopping: Vec<Box<dyn StoppingCriterion>>,
@@ -63,6 +63,7 @@ impl Default for TurnOptions {
             presence_penalty: 0.0,
             logit_bias: BTreeMap::new(),
             logprobs: None,
+            constraint: None,
             processors: Vec::new(),
             stopping: Vec::new(),
         }
@@ -107,6 +108,7 @@ pub(crate) struct Turn {
     eos_token_ids: Vec<u32>,
     max_tokens: Option<usize>,
     min_tokens: usize,
+    constraint: Option<Box<dyn Constraint>>,
     processors: Vec<Box<dyn LogitsProcessor>>,
     bias: LogitBias,
     repetition: RepetitionPenalty,
@@ -122,6 +124,7 @@ pub(crate) struct Turn {
     /// All tokens, those of before the turn included.
     context: Vec<u32>,
     prompt_length: usize,
+    cached: usize,
     max_length: usize,
 }
 
@@ -139,6 +142,7 @@ impl Turn {
             eos_token_ids: eos_token_ids.to_vec(),
             max_tokens: options.max_tokens,
             min_tokens: options.min_tokens,
+            constraint: options.constraint,
             processors: options.processors,
             bias: LogitBias::new(options.logit_bias, vocab_size)?,
             repetition: RepetitionPenalty::new(options.repetition_penalty)?,
@@ -153,6 +157,7 @@ impl Turn {
             scores: Vec::new(),
             context: Vec::new(),
             prompt_length: 0,
+            cached: 0,
             max_length: 0,
         })
     }
@@ -185,6 +190,15 @@ impl Turn {
         self.prompt_length
     }
 
+    /// Tokens of the prompt that a cache held when the turn started to run.
+    pub(crate) fn cached(&self) -> usize {
+        self.cached
+    }
+
+    pub(crate) fn note_cached(&mut self, tokens: usize) {
+        self.cached = tokens;
+    }
+
     pub(crate) fn generated(&self) -> usize {
         self.context.len() - self.prompt_length
     }
@@ -209,15 +223,10 @@ impl Turn {
         let logprobs = self.logprobs.map(|count| TokenLogprobs::of(logits, id, count));
         self.context.push(id);
         let piece = self.text.push(&self.tokenizer, id)?;
-        let (text, stopped) = match self.stops.push(&piece) {
-            Released::Text(text) => (text, None),
-            Released::Stopped(text, index) => (text, Some(FinishReason::Stop(index))),
-        };
-        let token = Some(Token { id, text, logprobs });
-        if stopped.is_some() {
-            // Half a character behind a stop string is no text.
-            self.text = GrowingText::default();
-            return Ok(Chosen { token, finish: stopped });
+        let passed = self.stops.push(&piece);
+        let token = Some(Token { id, text: passed.text, logprobs });
+        if let Some(index) = passed.stop {
+            return Ok(Chosen { token, finish: Some(FinishReason::Stop(index)) });
         }
         let met = self.stopping.iter_mut().any(|criterion| criterion.is_met(&self.context, logits));
         let finish = if met { Some(FinishReason::Criterion) } else { self.is_full() };
@@ -228,30 +237,44 @@ impl Turn {
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         let (tokens, scores) = (self.context.as_slice(), self.scores.as_mut_slice());
+        if let Some(constraint) = &mut self.constraint {
+            constraint.mask(scores)?;
+        }
+        if tokens.len() - self.prompt_length < self.min_tokens {
+            forbid_end(&self.eos_token_ids, scores);
+        }
+        self.repetition.process(tokens, scores)?;
+        self.bias.process(tokens, scores)?;
+        self.frequency.process(tokens, scores)?;
         for processor in &mut self.processors {
             processor.process(tokens, scores)?;
         }
-        self.bias.process(tokens, scores)?;
-        self.repetition.process(tokens, scores)?;
-        self.frequency.process(tokens, scores)?;
-        if tokens.len() - self.prompt_length < self.min_tokens {
-            for &eos in &self.eos_token_ids {
-                if let Some(score) = scores.get_mut(eos as usize) {
-                    *score = f32::NEG_INFINITY;
-                }
-            }
-        }
         self.typical_p.process(tokens, scores)?;
         self.min_p.process(tokens, scores)?;
-        self.sampler.pick(scores)
+        let id = self.sampler.pick(scores)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.commit(id)?;
+        }
+        Ok(id)
     }
 
     /// The text that is held back, when no token comes any more.
     pub(crate) fn rest(&mut self) -> Result<String> {
         let rest = self.text.finish(&self.tokenizer)?;
-        Ok(match self.stops.push(&rest) {
-            Released::Text(text) => text + &self.stops.finish(),
-            Released::Stopped(text, _) => text,
-        })
+        let passed = self.stops.push(&rest);
+        Ok(passed.text + &self.stops.finish())
+    }
+}
+
+/// Puts the lowest number at every end token, if another token is left.
+fn forbid_end(eos_token_ids: &[u32], scores: &mut [f32]) {
+    let is_end = |at: usize| u32::try_from(at).is_ok_and(|id| eos_token_ids.contains(&id));
+    if !scores.iter().enumerate().any(|(at, score)| *score > f32::MIN && !is_end(at)) {
+        return;
+    }
+    for &eos in eos_token_ids {
+        if let Some(score) = scores.get_mut(eos as usize) {
+            *score = f32::MIN;
+        }
     }
 }

@@ -35,5 +35,6 @@ mod scheduler;
 mod session;
 mod worker;
 
+pub(crate) use scheduler::common;
 pub use scheduler::{EngineOptions, Event, Scheduler, SessionId, SessionOptions, Usage};
 pub use worker::{Engine, Output, Session, Shutdown, Turn};

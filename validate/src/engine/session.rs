@@ -27,8 +27,6 @@ struct Active {
     cancel: Arc<AtomicBool>,
     /// Given up when it starts to run.
     place: Option<Place>,
-    /// Tokens of the context that a cache held when the turn started to run.
-    cached: usize,
     /// Tokens of the session before the turn.
     before: usize,
 }
@@ -63,7 +61,7 @@ impl State {
             return Err(Error::argument("the number of tokens", 0, "at least 1"));
         }
         turn.begin([self.tokens.as_slice(), tokens].concat(), self.max_length)?;
-        self.active = Some(Active { turn, cancel, place, cached: 0, before: self.tokens.len() });
+        self.active = Some(Active { turn, cancel, place, before: self.tokens.len() });
         Ok(())
     }
 
@@ -106,7 +104,7 @@ impl State {
         }
         let held = self.sequence.as_ref().map_or(0, Sequence::len);
         if let Some(active) = &mut self.active {
-            active.cached = held;
+            active.turn.note_cached(held);
             active.place = None;
         }
         Ok(())
@@ -154,7 +152,7 @@ impl State {
         let text = active.turn.rest().unwrap_or_default();
         let usage = Usage {
             prompt_tokens: active.turn.prompt_length(),
-            cached_prompt_tokens: active.cached,
+            cached_prompt_tokens: active.turn.cached(),
             generated_tokens: active.turn.generated(),
         };
         self.tokens = active.turn.into_context();
