@@ -2,8 +2,7 @@
 
 mod hooks;
 mod params;
-mod search_options;
 
+use crate::search_options::SearchOptions;
 pub use hooks::{Constraint, LogitsProcessor};
 pub use params::GeneratorParams;
-pub use search_options::SearchOptions;
