@@ -22,7 +22,9 @@
 #![deny(unsafe_code)]
 
 mod adapter;
+pub mod completion;
 mod config;
+pub mod engine;
 mod error;
 mod generate;
 mod generator;
