@@ -31,6 +31,7 @@ mod generator;
 pub mod graph;
 mod integrity;
 pub mod interpreter;
+pub mod judge;
 mod matrix;
 pub mod metrics;
 mod model;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ort::session::RunOptions;
 
-use crate::model::{CachedTensor, Lanes, Model, Wanted};
+use crate::model::{CachedTensor, Lanes, Model, Tensor, Wanted};
 use crate::{Adapter, Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
@@ -135,6 +135,14 @@ impl Sequence {
         };
         let slots = self.model.wiring.slots.iter().zip(past);
         slots.map(|(slot, cache)| slot.values(cache)).collect()
+    }
+
+    /// An output of the last run by its name in the graph.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] if there is none of that name, or nothing was run.
+    pub(crate) fn output(&self, name: &str) -> Result<Tensor> {
+        self.lanes.output(&self.model, name)
     }
 
     /// Forgets all tokens.

@@ -174,6 +174,28 @@ impl CacheSlot {
         self.kind == Kind::State
     }
 
+    /// Whether it holds keys alone, or values alone, of tokens in their order.
+    pub(crate) fn is_keys_or_values(&self) -> bool {
+        matches!(self.kind, Kind::Tokens { .. }) && self.batch_axis == 0
+    }
+
+    /// 0 for a state, which is of one size for any number of tokens.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        let tokens = match self.kind {
+            Kind::Tokens { axis } => Some(axis),
+            Kind::State => return 0,
+            Kind::Pages => Some(1),
+        };
+        let sizes = self.dims.iter().enumerate().filter(|(axis, _)| *axis != self.batch_axis && Some(*axis) != tokens);
+        let elements: usize = sizes.map(|(_, size)| *size).fold(1, usize::saturating_mul);
+        let bytes = match self.element {
+            Element::Float32 => 4,
+            Element::Float16 => 2,
+            _ => 1,
+        };
+        u64::try_from(elements.saturating_mul(bytes)).unwrap_or(u64::MAX)
+    }
+
     /// Pages and tokens of a page, where it is made of pages that `batch` sequences share.
     pub(crate) fn page_sizes(&self, batch: usize, tokens: usize) -> Option<(usize, usize)> {
         match *self.shape(batch, tokens).as_slice() {
