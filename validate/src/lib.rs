@@ -43,6 +43,7 @@ pub mod runtime;
 pub mod sampling;
 mod search_options;
 mod sequence;
+pub mod structure;
 mod tokenizer;
 mod verdict;
 
