@@ -54,5 +54,8 @@ pub use reference::{Continued, PromptReference, Reference};
 pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
+pub use tokenizer::{
+    Chat, ChatEnding, ChatTemplate, ChatTemplates, Clock, Decoding, Disagreement, Markers, Padded, Passed,
+    SpecialTokens, StopStrings, TextStream, Tokenizer,
+};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};
