@@ -25,6 +25,8 @@ mod adapter;
 mod config;
 mod error;
 mod generate;
+mod generator;
+pub mod graph;
 mod integrity;
 pub mod interpreter;
 mod matrix;
@@ -37,14 +39,19 @@ mod reference;
 pub mod report;
 pub mod runtime;
 pub mod sampling;
+mod search_options;
 mod sequence;
 mod tokenizer;
 mod verdict;
 
 pub use adapter::Adapter;
-pub use config::{CacheWindow, Config, Decoder, Inputs, Outputs, Search, Template};
+pub use config::{
+    CacheWindow, Config, ConfigWarning, Decoder, DeviceFilter, Engine, Inputs, OptimizationLevel, Outputs,
+    ProviderOptions, SessionOptions, Speculative, Template, resolve_inside,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
+pub use generator::{Constraint, GeneratorParams, LogitsProcessor};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{CachedTensor, LoadOptions, Model};
@@ -53,6 +60,7 @@ pub use placement::{PlacedNode, Placement};
 pub use reference::{Continued, PromptReference, Reference};
 pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
+pub use search_options::SearchOptions;
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
 pub use tokenizer::{
     Chat, ChatEnding, ChatTemplate, ChatTemplates, Clock, Decoding, Disagreement, Markers, Padded, Passed,
