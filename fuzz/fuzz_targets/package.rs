@@ -4,12 +4,12 @@
 
 mod folder;
 
-use genai_validate::Package;
+use genai_validate::Config;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
     let folder = folder::with(&[("model.onnx", b""), ("genai_config.json", input)]);
-    if let Err(error) = Package::open(&folder) {
+    if let Err(error) = Config::open(&folder) {
         let said = error.to_string();
         assert!(said.len() < 1 << 16, "a message of {} bytes", said.len());
     }

@@ -38,15 +38,19 @@ mod reference;
 pub mod report;
 pub mod runtime;
 pub mod sampling;
+mod search_options;
 mod sequence;
 mod tokenizer;
 mod verdict;
 
 pub use adapter::{Adapter, Adapters};
-pub use config::{CacheWindow, Config, Decoder, Inputs, Outputs, Search, Template};
+pub use config::{
+    CacheWindow, Config, ConfigWarning, Decoder, DeviceFilter, Engine, Inputs, OptimizationLevel, Outputs,
+    ProviderOptions, SessionOptions, Speculative, Template, resolve_inside,
+};
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{Cancellation, Constraint, Generator, GeneratorParams, LogitsProcessor, SearchOptions};
+pub use generator::{Cancellation, Constraint, Generator, GeneratorParams, LogitsProcessor};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{CachedTensor, LoadOptions, Model, Tensor, TensorValues};
@@ -55,6 +59,7 @@ pub use placement::{PlacedNode, Placement};
 pub use reference::{Continued, PromptReference, Reference};
 pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
+pub use search_options::SearchOptions;
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{SpecialTokens, TextStream, Tokenizer};
+pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

@@ -1,14 +1,12 @@
 //! One JSON object of the configuration, and where in the file it is.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::Template;
+use super::{Template, paths};
+use crate::search_options::whole;
 use crate::{Error, Result};
-
-/// Sizes and ids are 32-bit signed in the peer; `i32::MAX` bounds them here too.
-const LARGEST: u64 = i32::MAX as u64;
 
 pub(super) struct Fields<'a> {
     /// None for an optional object that is absent.
@@ -26,6 +24,45 @@ impl<'a> Fields<'a> {
     pub(super) fn object(&self, key: &str) -> Result<Self> {
         let object = self.required(key)?.as_object().ok_or_else(|| self.mismatch(key, "an object"))?;
         Ok(Self { object: Some(object), path: self.path_of(key), file: self.file })
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a str> {
+        self.object.into_iter().flatten().map(|(key, _)| key.as_str())
+    }
+
+    pub(super) fn entries(&self) -> impl Iterator<Item = (&'a str, &'a Value)> {
+        self.object.into_iter().flatten().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// A list of texts; absent is empty.
+    pub(super) fn texts(&self, key: &str) -> Result<Vec<String>> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let text = |item: &Value| item.as_str().map(str::to_owned);
+        let list = value.as_array().and_then(|list| list.iter().map(text).collect());
+        list.ok_or_else(|| self.mismatch(key, "a list of texts"))
+    }
+
+    /// The objects of a list; absent is empty.
+    pub(super) fn list(&self, key: &str) -> Result<Vec<Self>> {
+        let Some(value) = self.get(key) else { return Ok(Vec::new()) };
+        let items = value.as_array().ok_or_else(|| self.mismatch(key, "a list of objects"))?;
+        let item = |(index, item): (usize, &'a Value)| {
+            let key = format!("{key}[{index}]");
+            let object = item.as_object().ok_or_else(|| self.error(&key, "is not an object"))?;
+            Ok(Self { object: Some(object), path: self.path_of(&key), file: self.file })
+        };
+        items.iter().enumerate().map(item).collect()
+    }
+
+    /// All values, where they are objects, with their keys.
+    pub(super) fn objects(&self) -> Result<Vec<(&'a str, Self)>> {
+        self.keys().map(|key| Ok((key, self.object(key)?))).collect()
+    }
+
+    /// The values that are texts, with their keys, but those of `known` keys.
+    pub(super) fn texts_but(&self, known: &[&str]) -> Vec<(String, String)> {
+        let entries = self.object.into_iter().flatten().filter(|(key, _)| !known.contains(&key.as_str()));
+        entries.filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     }
 
     pub(super) fn object_or_empty(&self, key: &str) -> Result<Self> {
@@ -80,10 +117,15 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The same, with a default.
+    pub(super) fn count_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.get(key).is_some() { self.count(key) } else { Ok(default) }
+    }
+
     pub(super) fn optional_integer(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         let expected = || self.mismatch(key, "a whole number from 0 to 2147483647");
-        let number = value.as_u64().filter(|&number| number <= LARGEST).ok_or_else(expected)?;
+        let number = whole(value).ok_or_else(expected)?;
         usize::try_from(number).map(Some).map_err(|_| expected())
     }
 
@@ -103,7 +145,7 @@ impl<'a> Fields<'a> {
     pub(super) fn token(&self, key: &str) -> Result<Option<u32>> {
         match self.get(key) {
             None => Ok(None),
-            Some(value) if value.as_i64().is_some_and(|id| id < 0) => Ok(None),
+            Some(value) if whole(value).is_some_and(|id| id < 0) => Ok(None),
             Some(value) => Ok(Some(self.id(key, value)?)),
         }
     }
@@ -118,23 +160,21 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A relative path that stays inside the folder, by the rules of every platform, because packages travel.
     /// A list of numbers from zero on; absent is empty.
     pub(super) fn indices(&self, key: &str) -> Result<Vec<usize>> {
         let Some(value) = self.get(key) else { return Ok(Vec::new()) };
-        let index = |item: &Value| item.as_u64().filter(|index| *index <= LARGEST).map(|index| index as usize);
+        let index = |item: &Value| whole(item).and_then(|index| usize::try_from(index).ok());
         let list = value.as_array().and_then(|list| list.iter().map(index).collect());
         list.ok_or_else(|| self.mismatch(key, "a list of numbers from zero on"))
     }
 
+    /// A relative path that stays inside the folder.
     pub(super) fn path(&self, key: &str) -> Result<PathBuf> {
         let text = self.text(key)?;
-        let path = Path::new(text);
-        let plain = path.components().all(|component| matches!(component, Component::Normal(_) | Component::CurDir));
-        if !plain || text.contains(['\\', ':', '\0']) {
-            return Err(self.error(key, format!("is {text:?}, expected a relative path inside the package")));
+        if paths::stays_inside(text) {
+            return Ok(PathBuf::from(text));
         }
-        Ok(path.to_path_buf())
+        Err(self.mismatch(key, "a relative path inside the package"))
     }
 
     pub(super) fn error(&self, key: &str, problem: impl Into<String>) -> Error {
@@ -142,9 +182,7 @@ impl<'a> Fields<'a> {
     }
 
     fn id(&self, key: &str, value: &Value) -> Result<u32> {
-        value
-            .as_u64()
-            .filter(|&id| id <= LARGEST)
+        whole(value)
             .and_then(|id| u32::try_from(id).ok())
             .ok_or_else(|| self.error(key, format!("is {}, expected a token id", shown(value))))
     }
@@ -157,7 +195,7 @@ impl<'a> Fields<'a> {
         self.object?.get(key)
     }
 
-    fn mismatch(&self, key: &str, expected: &str) -> Error {
+    pub(super) fn mismatch(&self, key: &str, expected: &str) -> Error {
         let found = self.get(key).map_or_else(|| "absent".into(), shown);
         self.error(key, format!("is {found}, expected {expected}"))
     }
@@ -168,7 +206,7 @@ impl<'a> Fields<'a> {
 }
 
 /// Short enough for a message, whatever the file holds.
-fn shown(value: &Value) -> String {
+pub(super) fn shown(value: &Value) -> String {
     match value {
         Value::Array(_) => "a list".into(),
         Value::Object(_) => "an object".into(),

@@ -2,6 +2,7 @@
 
 mod feed;
 mod lanes;
+mod load_options;
 mod slot;
 mod tensors;
 mod value;
@@ -9,13 +10,13 @@ mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 
 use ort::ErrorCode;
 use ort::session::Session;
 
 pub(crate) use feed::{Past, Row};
 pub(crate) use lanes::{Lanes, Wanted};
+pub use load_options::LoadOptions;
 pub(crate) use slot::CacheSlot;
 pub use slot::CachedTensor;
 pub use value::{Tensor, TensorValues};
@@ -26,25 +27,11 @@ use crate::config::Config;
 use crate::runtime::{Provider, Runtime};
 use crate::{Adapter, CacheMode, Error, Matrix, Placement, Precision, Result};
 
-#[derive(Clone, Debug, Default)]
-pub struct LoadOptions {
-    /// Where the nodes run that this provider has a kernel for; the others run on the CPU.
-    pub provider: Provider,
-    /// Has ONNX Runtime write down what it runs, for [`Model::into_placement`]: the beginning of a file's path, which
-    /// ONNX Runtime ends with the time and `.json`.
-    pub profile: Option<PathBuf>,
-    /// Threads within an operator. None takes half of the processors, from 1 to 16, as the peer does.
-    pub threads: Option<usize>,
-    /// Takes graphs with inputs beyond tokens, positions and caches, which the caller then gives with
-    /// [`crate::Generator::set_model_input`]. Otherwise they are refused.
-    pub extra_inputs: bool,
-}
-
 /// A decoder ready to run, to be shared by threads in an `Arc`. It is stateless: sequences live in
 /// [`crate::Sequence`], and take turns in running it.
 ///
-/// Session options of the package (providers, optimisation level, threads) are not applied: they choose where and how
-/// fast it runs, not what it computes. [`LoadOptions`] has those that matter here.
+/// Session options of the package (providers, optimisation level, threads) are applied where the caller takes them over:
+/// [`LoadOptions::from_config`]. They choose where and how fast it runs, not what it computes.
 pub struct Model {
     session: Mutex<Session>,
     pub(crate) wiring: Wiring,
@@ -71,19 +58,11 @@ impl Model {
             let what = decoder.beyond_plain.join(", ");
             return Err(Error::unsupported(what, "packages with one decoder graph and a full-length cache per layer"));
         }
-        let threads = match options.threads {
-            Some(0) => return Err(Error::argument("threads", 0, "at least 1")),
-            Some(threads) => threads,
-            None => default_threads(),
-        };
         let environment = runtime.initialise()?;
         let doing = || format!("loading {}", decoder.model.display());
         let mut builder = Session::builder(&environment).map_err(Error::execution(doing()))?;
-        builder = builder.with_intra_threads(threads).map_err(|error| Error::execution(doing())(error.to_string()))?;
+        builder = options.apply(builder)?;
         builder = options.provider.register(builder, &runtime.library)?;
-        if let Some(profile) = &options.profile {
-            builder = builder.with_profiling(profile).map_err(|error| Error::execution(doing())(error.to_string()))?;
-        }
         let session = builder.commit_from_file(&decoder.model).map_err(|error| match error.code() {
             ErrorCode::NotImplemented => {
                 let provider = options.provider.name();
@@ -209,8 +188,4 @@ impl Model {
             None => Ok(()),
         }
     }
-}
-
-fn default_threads() -> usize {
-    thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, 16))
 }

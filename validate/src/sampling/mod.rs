@@ -15,7 +15,7 @@ use std::hash::{BuildHasher, Hasher};
 
 use mersenne::MersenneTwister;
 
-use crate::config::Search;
+use crate::SearchOptions;
 use crate::{Error, Result};
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -36,7 +36,7 @@ impl SamplingOptions {
     pub const GREEDY: Self = Self { temperature: 0.0, top_k: 1, top_p: 1.0, seed: Some(0) };
 
     /// What the package itself asks for.
-    pub fn of(search: &Search, seed: Option<u32>) -> Self {
+    pub fn of(search: &SearchOptions, seed: Option<u32>) -> Self {
         if search.do_sample {
             Self { temperature: search.temperature, top_k: search.top_k, top_p: search.top_p, seed }
         } else {

@@ -1,10 +1,14 @@
 //! Text to ids and back, by the package's `tokenizer.json`.
 
+mod stop;
+
 use std::path::Path;
 
 use tokenizers::{
     DecodeStream, DecoderWrapper, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, PreTokenizerWrapper,
 };
+
+pub use stop::{Passed, StopStrings};
 
 use crate::{Error, Result};
 
