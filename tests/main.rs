@@ -10,6 +10,7 @@ mod crash_matrix;
 mod faults;
 mod fixed_sizes;
 mod genai_config;
+mod generator;
 mod golden;
 mod hub;
 mod lora;
