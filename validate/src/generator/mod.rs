@@ -345,7 +345,7 @@ impl Generator {
     /// # Errors
     /// [`Error::Argument`] for a name that is not loaded; [`Error::Unsupported`] if tokens were run already.
     pub fn set_active_adapter(&mut self, adapters: &Adapters, name: &str) -> Result<()> {
-        let adapter = adapters.get(name)?;
+        let adapter = adapters.bytes(name)?;
         if self.length > 0 {
             return Err(Error::unsupported("an adapter for a text that has begun", "one before the first token"));
         }
@@ -353,6 +353,6 @@ impl Generator {
             self.mode = CacheMode::Growing;
             self.lanes = Lanes::new(&self.model, self.rows.len(), self.search.max_length, self.mode)?;
         }
-        self.runs.add_adapter(adapter)
+        self.runs.add_adapter(name, adapter)
     }
 }
