@@ -28,6 +28,11 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
+    /// Tell events of the libraries on stderr: `debug`, or levels of targets such as `genai::hit_eos=debug`
+    /// [default: GENAI_BUILD_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 }

@@ -28,6 +28,7 @@ mod generate;
 mod generator;
 mod integrity;
 pub mod interpreter;
+pub mod log;
 mod matrix;
 pub mod metrics;
 mod model;
