@@ -58,6 +58,8 @@ pub enum Error {
     Unsupported { what: String, supported: String },
     #[error("{name} is {value}, expected {expected}")]
     Argument { name: &'static str, value: String, expected: String },
+    #[error("the generator was cancelled")]
+    Cancelled,
     #[error("{doing}: {source}")]
     Execution { doing: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -75,7 +77,7 @@ impl Error {
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Argument { .. } => ErrorKind::Argument,
-            Self::Execution { .. } | Self::Misplaced { .. } => ErrorKind::Execution,
+            Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled => ErrorKind::Execution,
         }
     }
 

@@ -234,7 +234,7 @@ impl Decoder {
         let decoder = model.object("decoder")?;
         let inputs = decoder.object_or_empty("inputs")?;
         let outputs = decoder.object_or_empty("outputs")?;
-        let beyond_plain = beyond_plain(model, &decoder, &inputs)?;
+        let beyond_plain = beyond_plain(model, &decoder)?;
         // Other kinds of models may have their sizes elsewhere; what they are is the better message.
         let needed = |key: &str| beyond_plain.is_empty() || decoder.has(key);
         let count = |key: &str| if needed(key) { decoder.count(key) } else { Ok(0) };
@@ -304,13 +304,12 @@ impl SearchOptions {
 }
 
 /// What the peer would run by other means than one decoder graph with a full-length cache per layer.
-fn beyond_plain(model: &Fields, decoder: &Fields, inputs: &Fields) -> Result<Vec<String>> {
+fn beyond_plain(model: &Fields, decoder: &Fields) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for key in ["encoder", "embedding", "vision", "speech", "joiner", "vad", "audio_output", "draft"] {
         found.extend(model.has(key).then(|| format!("model.{key}")));
     }
     found.extend(decoder.has("pipeline").then(|| "model.decoder.pipeline".into()));
-    found.extend(inputs.has("past_names").then(|| "model.decoder.inputs.past_names".into()));
     // A window on the cache alone changes memory, not results. Moving the cache or the inputs does; both default to on.
     if decoder.has("sliding_window") {
         let window = decoder.object("sliding_window")?;
