@@ -7,6 +7,7 @@ mod commands;
 mod console;
 mod envelope;
 mod failure;
+mod generation;
 mod hub;
 mod log;
 mod options;

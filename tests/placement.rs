@@ -15,12 +15,8 @@ use crate::support::{Outcome, build, fixture, for_each, runtime, tell};
 fn placement(checkpoint: &str, precision: &str, provider: Provider) -> Outcome<Placement> {
     let package = build(&fixture(checkpoint), precision, "cpu", &[])?;
     let profiles = tempfile::tempdir()?;
-    let options = LoadOptions {
-        provider,
-        profile: Some(profiles.path().join("profile")),
-        threads: Some(1),
-        ..LoadOptions::default()
-    };
+    let profile = Some(profiles.path().join("profile"));
+    let options = LoadOptions { provider, profile, threads: Some(1), ..LoadOptions::default() };
     let model = Arc::new(Model::load(&Config::open(package.path())?, runtime(), options)?);
     continue_greedily(&model, &[1, 2, 3], 2, CacheMode::Growing)?;
     Ok(model.placement()?)

@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Argument,
     /// ONNX Runtime or the tokenizer failed while working.
     Execution,
+    /// Too much was asked for at a time.
+    Busy,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -60,6 +62,9 @@ pub enum Error {
     Argument { name: &'static str, value: String, expected: String },
     #[error("the generator was cancelled")]
     Cancelled,
+    /// An engine whose queue is full.
+    #[error("{waiting} texts wait already")]
+    Busy { waiting: usize },
     #[error("{doing}: {source}")]
     Execution { doing: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -77,6 +82,7 @@ impl Error {
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Argument { .. } => ErrorKind::Argument,
+            Self::Busy { .. } => ErrorKind::Busy,
             Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled => ErrorKind::Execution,
         }
     }

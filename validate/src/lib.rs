@@ -22,10 +22,13 @@
 #![deny(unsafe_code)]
 
 mod adapter;
+pub mod completion;
 mod config;
+pub mod engine;
 mod error;
 mod generate;
 mod generator;
+pub mod graph;
 mod integrity;
 pub mod interpreter;
 pub mod log;

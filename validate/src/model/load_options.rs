@@ -28,6 +28,9 @@ pub struct LoadOptions {
     pub extra_inputs: bool,
     /// Entries of ONNX Runtime's own, such as `session.intra_op.allow_spinning`.
     pub entries: Vec<(String, String)>,
+    /// Takes graphs with inputs beyond tokens, positions and caches, which the caller then gives with
+    /// [`crate::Generator::set_model_input`]. Otherwise they are refused.
+    pub extra_inputs: bool,
 }
 
 impl LoadOptions {
@@ -60,6 +63,7 @@ impl LoadOptions {
             memory_pattern: session.enable_mem_pattern,
             extra_inputs: false,
             entries: session.entries.clone(),
+            extra_inputs: false,
         })
     }
 

@@ -1,6 +1,18 @@
 //! What was looked at in a package, and what was found. Facts and findings of all stages in one value, which the
 //! pages of [`crate::report`] show: as text, JSON, JUnit, a GitHub summary and HTML.
 
+mod escape;
+mod figures;
+mod github;
+mod html;
+mod junit;
+mod layers;
+#[cfg(test)]
+mod sample;
+#[cfg(test)]
+mod tests;
+mod text;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -8,6 +20,10 @@ use serde::Serialize;
 
 use crate::metrics::GreedyMatch;
 use crate::{ParityReport, Verdict};
+pub use github::{annotations, github};
+pub use html::html;
+pub use junit::junit;
+pub use text::text;
 
 /// Everything that one validation looked at.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -127,6 +143,26 @@ pub enum Severity {
 }
 
 impl Severity {
+    /// From the gravest on.
+    pub const ALL: [Self; 4] = [Self::Error, Self::Doubt, Self::Warning, Self::Info];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Doubt => "doubt",
+            Self::Error => "error",
+        }
+    }
+
+    /// The word for people, which is used in the plural too.
+    fn called(self) -> &'static str {
+        match self {
+            Self::Info => "note",
+            Self::Warning | Self::Doubt | Self::Error => self.name(),
+        }
+    }
+
     /// What a finding of this severity makes of its stage.
     pub fn verdict(self) -> Verdict {
         match self {
@@ -282,6 +318,17 @@ impl StageReport {
 }
 
 impl Report {
+    /// Findings of all stages with the stage that found them, the gravest first.
+    fn findings(&self) -> Vec<(Stage, &Finding)> {
+        let mut all: Vec<_> = self
+            .stages
+            .iter()
+            .flat_map(|stage| stage.findings.iter().map(move |finding| (stage.stage, finding)))
+            .collect();
+        all.sort_by_key(|(_, finding)| std::cmp::Reverse(finding.severity));
+        all
+    }
+
     /// The worst verdict of the stages that ran. No stage at all is no pass.
     pub fn new(package: Identity, stages: Vec<StageReport>, measured: Measured) -> Self {
         let verdict = stages.iter().filter_map(StageReport::verdict).max().unwrap_or(Verdict::Ambiguous);

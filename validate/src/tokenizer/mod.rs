@@ -72,6 +72,11 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
+    /// A token as the vocabulary spells it, which is not always its text.
+    pub fn token(&self, id: u32) -> Option<String> {
+        self.inner.id_to_token(id)
+    }
+
     /// Decodes ids one by one.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream { tokenizer: self, decoder: self.inner.decode_stream(true), held: Vec::new(), text: Text::default() }

@@ -19,13 +19,7 @@ impl fmt::Display for Verdict {
 impl fmt::Display for ParityReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "parity of {} with {}: {}", self.precision, self.reference, self.verdict)?;
-        let mut table = vec![HEAD.map(str::to_owned)];
-        for prompt in &self.prompts {
-            table.push(row(&prompt.name, &Overall::of(std::slice::from_ref(prompt))));
-        }
-        if self.prompts.len() > 1 {
-            table.push(row("all", &Overall::of(&self.prompts)));
-        }
+        let table = self.table();
         let widths: Vec<usize> = (0..HEAD.len())
             .map(|column| table.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
             .collect();
@@ -40,6 +34,20 @@ impl fmt::Display for ParityReport {
             writeln!(f, "  - {reason}")?;
         }
         Ok(())
+    }
+}
+
+impl ParityReport {
+    /// The head, a row for each prompt, and one for all where there are several.
+    pub(crate) fn table(&self) -> Vec<[String; 8]> {
+        let mut table = vec![HEAD.map(str::to_owned)];
+        for prompt in &self.prompts {
+            table.push(row(&prompt.name, &Overall::of(std::slice::from_ref(prompt))));
+        }
+        if self.prompts.len() > 1 {
+            table.push(row("all", &Overall::of(&self.prompts)));
+        }
+        table
     }
 }
 
