@@ -257,12 +257,12 @@ pub(crate) struct GenerationArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
 
-    /// The most tokens to generate
+    /// The most tokens to generate [default: as many as fit in a chat and in `--search max_length`, else 64]
     #[arg(short = 'n', long = "max-tokens")]
     pub(crate) max_tokens: Option<usize>,
 
     /// Softens (above 1) or sharpens (below 1) the choice of tokens; turns sampling on
-    #[arg(long)]
+    #[arg(allow_negative_numbers = true, long)]
     pub(crate) temperature: Option<f32>,
 
     /// Sample among this many likeliest tokens; turns sampling on
@@ -270,7 +270,7 @@ pub(crate) struct GenerationArgs {
     pub(crate) top_k: Option<usize>,
 
     /// Sample among the likeliest tokens that make up this share; turns sampling on
-    #[arg(long = "top-p", alias = "top_p")]
+    #[arg(allow_negative_numbers = true, long = "top-p", alias = "top_p")]
     pub(crate) top_p: Option<f32>,
 
     /// Makes sampling repeatable; turns sampling on
@@ -278,7 +278,7 @@ pub(crate) struct GenerationArgs {
     pub(crate) seed: Option<u32>,
 
     /// Above 1, tokens that were seen become unlikelier
-    #[arg(long = "repetition-penalty", alias = "repetition_penalty")]
+    #[arg(allow_negative_numbers = true, long = "repetition-penalty", alias = "repetition_penalty")]
     pub(crate) repetition_penalty: Option<f32>,
 
     /// More than 1 searches with so many beams
