@@ -23,9 +23,6 @@ pub struct LoadOptions {
     pub optimization: Option<OptimizationLevel>,
     /// Plans the memory of a run by that of the one before. None is yes.
     pub memory_pattern: Option<bool>,
-    /// Takes graphs with inputs beyond tokens, positions and caches, which the caller then gives with
-    /// [`crate::Generator::set_model_input`]. Otherwise they are refused.
-    pub extra_inputs: bool,
     /// Entries of ONNX Runtime's own, such as `session.intra_op.allow_spinning`.
     pub entries: Vec<(String, String)>,
     /// Takes graphs with inputs beyond tokens, positions and caches, which the caller then gives with
@@ -61,7 +58,6 @@ impl LoadOptions {
             threads: session.intra_op_num_threads.filter(|threads| *threads > 0),
             optimization: session.graph_optimization_level,
             memory_pattern: session.enable_mem_pattern,
-            extra_inputs: false,
             entries: session.entries.clone(),
             extra_inputs: false,
         })
