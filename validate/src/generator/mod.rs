@@ -69,17 +69,16 @@ impl Generator {
         if search.max_length == 0 {
             search.max_length = model.context_length();
         }
-        check(&search, model)?;
+        search.check(model.vocab_size(), model.context_length())?;
+        if let Some(eos) = model.eos_token_ids().iter().find(|&&id| id as usize >= model.vocab_size()) {
+            return Err(Error::argument("eos_token_id", eos, format!("below vocab_size {}", model.vocab_size())));
+        }
         let rows = search.batch_size * search.num_beams;
         if !constraints.is_empty() && (constraints.len() != search.batch_size || search.num_beams > 1) {
             let value = format!("{} for {} rows", constraints.len(), rows);
             return Err(Error::argument("the number of constraints", value, "one for each row, and no beams"));
         }
-        let sampled = search.do_sample && search.top_k != 1 && search.temperature != 0.0;
-        if sampled && search.num_beams > 1 {
-            return Err(Error::argument("num_beams", search.num_beams, "1 where do_sample is true"));
-        }
-        let sampler = sampled.then(|| {
+        let sampler = search.do_sample.then(|| {
             Sampler::new(SamplingOptions {
                 temperature: search.temperature,
                 top_k: search.top_k,
@@ -347,7 +346,7 @@ impl Generator {
     /// # Errors
     /// [`Error::Argument`] for a name that is not loaded; [`Error::Unsupported`] if tokens were run already.
     pub fn set_active_adapter(&mut self, adapters: &Adapters, name: &str) -> Result<()> {
-        let adapter = adapters.get(name)?;
+        let adapter = adapters.bytes(name)?;
         if self.length > 0 {
             return Err(Error::unsupported("an adapter for a text that has begun", "one before the first token"));
         }
@@ -355,15 +354,6 @@ impl Generator {
             self.mode = CacheMode::Growing;
             self.lanes = Lanes::new(&self.model, self.rows.len(), self.search.max_length, self.mode)?;
         }
-        self.runs.add_adapter(adapter)
-    }
-}
-
-/// What only the model can tell of options.
-fn check(search: &SearchOptions, model: &Model) -> Result<()> {
-    search.check(model.vocab_size(), model.context_length())?;
-    match model.eos_token_ids().iter().find(|&&id| id as usize >= model.vocab_size()) {
-        Some(eos) => Err(Error::argument("eos_token_id", eos, format!("below vocab_size {}", model.vocab_size()))),
-        None => Ok(()),
+        self.runs.add_adapter(name, adapter)
     }
 }

@@ -125,7 +125,7 @@ impl Generator {
     fn step_beams(&mut self) -> Result<()> {
         let Some(beams) = &mut self.beams else { return Ok(()) };
         // NaN compares with nothing, so that a search over it would be over chance.
-        if let Some(at) = self.scores.iter().position(|score| !(*score < f32::INFINITY)) {
+        if let Some(at) = self.scores.iter().position(|score| score.is_nan() || *score == f32::INFINITY) {
             let value = self.scores.get(at).copied().unwrap_or_default();
             return Err(Error::argument("logits", value, "numbers below infinity"));
         }
