@@ -32,6 +32,7 @@ pub mod graph;
 mod guidance;
 mod integrity;
 pub mod interpreter;
+pub mod log;
 mod matrix;
 pub mod metrics;
 mod model;
