@@ -23,6 +23,7 @@
 
 mod adapter;
 mod config;
+pub mod diff;
 mod error;
 mod generate;
 mod generator;
