@@ -25,6 +25,7 @@ mod adapter;
 pub mod completion;
 mod config;
 pub mod engine;
+pub mod diff;
 mod error;
 mod generate;
 mod generator;
