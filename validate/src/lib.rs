@@ -24,8 +24,8 @@
 mod adapter;
 pub mod completion;
 mod config;
-pub mod engine;
 pub mod diff;
+pub mod engine;
 mod error;
 mod generate;
 mod generator;

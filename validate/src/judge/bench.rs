@@ -30,12 +30,7 @@ impl Default for BenchOptions {
 ///
 /// # Errors
 /// Those of loading and running.
-pub fn measure_package(
-    folder: &Path,
-    runtime: &Runtime,
-    options: LoadOptions,
-    bench: &BenchOptions,
-) -> Result<Bench> {
+pub fn measure_package(folder: &Path, runtime: &Runtime, options: LoadOptions, bench: &BenchOptions) -> Result<Bench> {
     let package = Config::open(folder)?;
     let started = Instant::now();
     let model = Arc::new(Model::load(&package, runtime, options)?);

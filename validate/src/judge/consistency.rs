@@ -5,9 +5,7 @@ use crate::judge::tolerance::road_limit;
 use crate::judge::{GREEDY_STEPS, Text};
 use crate::metrics::compare;
 use crate::report::{Finding, Road, Severity, Stage, StageReport};
-use crate::{
-    CacheMode, Error, ErrorKind, Matrix, Result, Sequence, SequenceOptions, SpecialTokens, argmax,
-};
+use crate::{CacheMode, Error, ErrorKind, Matrix, Result, Sequence, SequenceOptions, SpecialTokens, argmax};
 
 /// The longest text by which roads are compared, in tokens: beyond the longest chunk.
 const LONGEST: usize = 96;
@@ -23,14 +21,20 @@ struct Read {
 
 /// What a road is called, the check's stable word, and what a difference there usually comes from.
 const ROADS: [(&str, &str, &str, Way); 8] = [
-    ("token by token", "stepwise", "positions or the mask of steps behind a cache", |loaded, ids| chunks(loaded, ids, 1)),
+    ("token by token", "stepwise", "positions or the mask of steps behind a cache", |loaded, ids| {
+        chunks(loaded, ids, 1)
+    }),
     ("chunks of 7", "chunked", "positions or the mask of chunks behind a cache", |loaded, ids| chunks(loaded, ids, 7)),
-    ("chunks of 64", "chunked", "positions or the mask of chunks behind a cache", |loaded, ids| chunks(loaded, ids, 64)),
+    ("chunks of 64", "chunked", "positions or the mask of chunks behind a cache", |loaded, ids| {
+        chunks(loaded, ids, 64)
+    }),
     ("a right-padded batch", "batch", "the mask: a row sees the pads of its own, or another row", batch),
     ("a shared cache", "shared-cache", "attention that does not write its cache in place", shared),
     ("rewound, then appended", "rewind", "attention that reads what lies behind the end of its cache", rewound),
     ("appended behind generated tokens", "continued", "positions that are counted from the wrong end", continued),
-    ("the same again", "determinism", "sums in the order in which threads come by", |loaded, ids| Ok(plain(whole(loaded, ids)?))),
+    ("the same again", "determinism", "sums in the order in which threads come by", |loaded, ids| {
+        Ok(plain(whole(loaded, ids)?))
+    }),
 ];
 
 /// Reads a text by all roads and compares the logits with those of reading it at once.
@@ -48,7 +52,9 @@ pub(super) fn check(loaded: &Loaded, texts: &[Text]) -> (StageReport, Vec<Road>)
         return (StageReport::judged(Stage::Consistency, 1, vec![finding]), roads);
     }
     for (name, check, hint, way) in ROADS {
-        match way(loaded, &ids).and_then(|read| road(loaded, name, read.expected.as_ref().unwrap_or(&base), &read.logits)) {
+        match way(loaded, &ids)
+            .and_then(|read| road(loaded, name, read.expected.as_ref().unwrap_or(&base), &read.logits))
+        {
             Ok(road) => {
                 checks += 1;
                 findings.extend(judged(loaded, check, hint, &road));

@@ -27,7 +27,8 @@ pub(super) fn check(loaded: &Loaded, recording: &Recording) -> (StageReport, Vec
     let mut errors = Vec::new();
     let mut findings = Vec::new();
     if found.len() != recording.layers.len() {
-        let message = format!("the package has caches for {} layers, the reference {}", found.len(), recording.layers.len());
+        let message =
+            format!("the package has caches for {} layers, the reference {}", found.len(), recording.layers.len());
         findings.push(Finding::new(Severity::Error, "layers", "present.*", message));
     }
     let limit = layer_limit(loaded.precision);
@@ -79,7 +80,9 @@ fn first_bad(errors: &[LayerError], limit: f64) -> Option<Finding> {
             format!("the values are right, so k_proj, its norm or the rotary embedding of layer {layer}")
         }
         (_, Some(false), Some(true)) => format!("the keys are right, so v_proj of layer {layer}"),
-        (Some(false), Some(true), _) => format!("the stream before is right, so the input norm or projections of layer {layer}"),
+        (Some(false), Some(true), _) => {
+            format!("the stream before is right, so the input norm or projections of layer {layer}")
+        }
         _ if layer == 0 => "the embedding, or the input norm or projections of layer 0".to_owned(),
         _ => format!("anything behind the keys and values of layer {before}, up to those of layer {layer}"),
     };

@@ -69,11 +69,8 @@ fn relative(package: &Config) -> String {
 
 /// A prompt of two tokens and one more, so that nodes for both are seen.
 fn short_run(model: &Arc<Model>) -> Result<()> {
-    let options = SequenceOptions {
-        max_length: model.context_length().min(3),
-        cache: CacheMode::plainest(model),
-        adapter: None,
-    };
+    let options =
+        SequenceOptions { max_length: model.context_length().min(3), cache: CacheMode::plainest(model), adapter: None };
     let mut sequence = Sequence::new(model, options)?;
     let last = u32::try_from(model.vocab_size().saturating_sub(1)).unwrap_or(0);
     sequence.append(&[0, last.min(1)])?;

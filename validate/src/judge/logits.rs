@@ -10,8 +10,8 @@ use super::load::Loaded;
 use super::{Adapters, Against, Recording, Text, layers, precision};
 use crate::interpreter::{self, Adapted, LayerTrace, Weights};
 use crate::parity::{Compared, compare_prompt};
-use crate::verdict::{self, GREEDY};
 use crate::report::{Finding, Severity, Stage, StageReport, TextTrace};
+use crate::verdict::{self, GREEDY};
 use crate::{
     Adapter, CacheMode, Config, Continued, Error, Model, ParityReport, Precision, PromptParity, Reference, Result,
     SpecialTokens, Tokenizer, Verdict, continue_greedily,
@@ -54,7 +54,7 @@ pub(super) fn compare(loaded: &Loaded, against: &Against, texts: &[Text], traced
             finish(loaded, recording.clone(), compared, Vec::new(), (parameters, name))
         }
         Against::Origin(origin) => {
-            let recording = origin.recording(&side, origin.adapters.baked_in, texts, traced)?;
+            let recording = origin.recording(&side, (origin.adapters.baked_in, None), texts, traced)?;
             let compared = side.prompts(&recording.reference, None)?;
             let (with, name) = side.swapped(&loaded.package, origin, texts, recording.reference.name.clone())?;
             finish(loaded, recording, compared, with, (origin.spec.num_parameters(), name))
@@ -75,7 +75,7 @@ pub fn parity_with_origin(
     texts: &[Text],
 ) -> Result<ParityReport> {
     let side = Side { model, tokenizer };
-    let recording = origin.recording(&side, origin.adapters.baked_in, texts, false)?;
+    let recording = origin.recording(&side, (origin.adapters.baked_in, None), texts, false)?;
     let compared = side.prompts(&recording.reference, None)?;
     let (with, name) = side.swapped(package, origin, texts, recording.reference.name)?;
     let prompts = compared.into_iter().chain(with).map(|compared| compared.parity).collect();
@@ -163,7 +163,7 @@ impl Side<'_> {
         let mut all = Vec::new();
         for adapter in origin.adapters.swappable {
             let file = Adapter::load(&package.folder.join(format!("{}.onnx_adapter", adapter.name())))?;
-            let recording = origin.recording(self, Some(adapter), texts, false)?;
+            let recording = origin.recording(self, (Some(adapter), Some(&file)), texts, false)?;
             let called = |compared: Compared| {
                 let name = format!("{}/{}", adapter.name(), compared.parity.name);
                 Compared { parity: PromptParity { name, ..compared.parity }, ..compared }
@@ -175,14 +175,14 @@ impl Side<'_> {
     }
 
     /// Texts and what greedy search puts behind them.
-    fn continued(&self, texts: &[Text]) -> Result<Vec<Continued>> {
+    fn continued(&self, texts: &[Text], adapter: Option<&Adapter>) -> Result<Vec<Continued>> {
         let mut continued = Vec::new();
         for text in texts {
             let mut prompt = self.tokenizer.encode(&text.text, SpecialTokens::Added)?;
             prompt.truncate(self.model.context_length().saturating_sub(GREEDY_STEPS));
             if !prompt.is_empty() {
                 let mode = CacheMode::plainest(self.model);
-                let continuation = continue_greedily(self.model, &prompt, GREEDY_STEPS, mode)?;
+                let continuation = continue_greedily(self.model, &prompt, GREEDY_STEPS, mode, adapter)?;
                 continued.push(Continued { name: text.name.clone(), prompt, continuation });
             }
         }
@@ -192,11 +192,12 @@ impl Side<'_> {
 
 impl Origin<'_> {
     /// Logits that were recorded of the checkpoint, or of it and its adapter, or else those of the f32 interpreter; and
-    /// where it is wanted, what that gives of the layers for the first prompt.
+    /// where it is wanted, what that gives of the layers for the first prompt. An adapter that is not part of the package
+    /// comes with its file.
     fn recording(
         &self,
         side: &Side,
-        adapter: Option<&CheckpointAdapter>,
+        (adapter, swapped): (Option<&CheckpointAdapter>, Option<&Adapter>),
         texts: &[Text],
         traced: bool,
     ) -> Result<Recording> {
@@ -211,7 +212,7 @@ impl Origin<'_> {
         let (reference, texts) = match recorded {
             Some(reference) => (Reference { name: format!("recorded logits ({RECORDED})"), ..reference }, Vec::new()),
             None => {
-                let continued = side.continued(texts)?;
+                let continued = side.continued(texts, swapped)?;
                 (Reference::interpret(self.spec, self.checkpoint, adapter, &continued)?, texts.to_vec())
             }
         };

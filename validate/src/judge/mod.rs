@@ -13,6 +13,7 @@
 
 mod alignment;
 mod bench;
+mod certificate;
 mod consistency;
 mod generation;
 mod layers;
@@ -33,6 +34,8 @@ use genai_checkpoint::Adapter as CheckpointAdapter;
 use crate::report::{Bench, Finding, Identity, Measured, Outcome, Report, Severity, Stage, StageReport};
 use crate::{Error, ErrorKind, LoadOptions, Precision, Provider, Result, Runtime};
 pub use bench::{BenchOptions, measure, measure_package};
+pub use certificate::certify;
+pub use generation::continue_text;
 use load::Loaded;
 pub use logits::{GREEDY_STEPS, Origin, parity_with_origin};
 pub use recording::{Recording, record};
@@ -119,7 +122,7 @@ impl Request<'_> {
             return false;
         }
         match stage {
-            Stage::Anatomy => matches!(self.against, Against::Origin(_)),
+            Stage::Anatomy => false,
             Stage::Alignment | Stage::Logits | Stage::Layers => !matches!(self.against, Against::Nothing),
             _ => true,
         }
@@ -130,34 +133,40 @@ impl Request<'_> {
 pub struct Judged {
     pub report: Report,
     pub recording: Option<Recording>,
+    /// A beginning of a text, and what the package puts behind it; where the generation was looked at.
+    pub continuation: Option<(String, String)>,
 }
 
 /// Runs the stages. `note` gets a line for what takes long.
 ///
 /// Never fails: what cannot be done is in the report.
-pub fn validate(folder: &Path, request: &Request, note: &mut dyn FnMut(&str)) -> Judged {
-    let mut judge = Judge { folder, request, stages: Vec::new(), measured: Measured::default(), identity: identity(folder) };
+pub fn validate<'a>(folder: &'a Path, request: &'a Request<'a>, note: &mut dyn FnMut(&str)) -> Judged {
+    let mut judge = Judge {
+        folder,
+        request,
+        stages: Vec::new(),
+        measured: Measured::default(),
+        identity: identity(folder),
+        continuation: None,
+    };
     let recording = judge.run(note);
-    let Judge { stages, measured, identity, .. } = judge;
-    Judged { report: Report::new(identity, stages, measured), recording }
+    let Judge { stages, measured, identity, continuation, .. } = judge;
+    Judged { report: Report::new(identity, stages, measured), recording, continuation }
 }
 
 /// A validation under way.
-struct Judge<'a, 'r> {
+struct Judge<'a> {
     folder: &'a Path,
-    request: &'a Request<'r>,
+    request: &'a Request<'a>,
     stages: Vec<StageReport>,
     measured: Measured,
     identity: Identity,
+    continuation: Option<(String, String)>,
 }
 
-impl Judge<'_, '_> {
+impl<'a> Judge<'a> {
     fn run(&mut self, note: &mut dyn FnMut(&str)) -> Option<Recording> {
         self.stages.push(crate::structure::check(self.folder));
-        if let Against::Origin(origin) = &self.request.against {
-            note("comparing graph and weights with the checkpoint");
-            self.anatomy(origin);
-        }
         if self.request.level < Level::Load {
             return None;
         }
@@ -174,6 +183,9 @@ impl Judge<'_, '_> {
             self.stages.push(stage);
         }
         let recording = self.compare(&loaded, note);
+        if self.request.wants(Stage::Generation) {
+            self.continuation = continue_text(&loaded.package, &loaded.tokenizer, &loaded.model).ok();
+        }
         if self.request.wants(Stage::Bench) {
             note("measuring speed and memory");
             self.bench(&loaded);
@@ -181,19 +193,9 @@ impl Judge<'_, '_> {
         recording
     }
 
-    fn anatomy(&mut self, origin: &Origin) {
-        match origin.checkpoint.renamed(|stored| origin.spec.name_of(stored)) {
-            Ok(checkpoint) => {
-                let (stage, modules) = crate::anatomy::check(self.folder, origin.spec, &checkpoint);
-                self.measured.modules = modules;
-                self.stages.push(stage);
-            }
-            Err(error) => self.stages.push(StageReport::not_run(Stage::Anatomy, error.to_string())),
-        }
-    }
-
-    fn load(&mut self) -> Option<Loaded> {
-        let runtime = match &self.request.runtime {
+    fn load(&mut self) -> Option<Loaded<'a>> {
+        let request: &'a Request = self.request;
+        let runtime = match &request.runtime {
             Ok(runtime) => *runtime,
             Err(why) => {
                 self.stages.push(StageReport::not_run(Stage::Load, why.clone()));
@@ -331,4 +333,3 @@ pub fn first_layers(spec: &DecoderSpec, caches: usize) -> Option<DecoderSpec> {
     cut.layers.truncate(first_left_out);
     Some(cut)
 }
-

@@ -19,8 +19,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use serde::{Deserialize, Serialize};
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde::{Deserialize, Serialize};
 
 use super::load::Loaded;
 use super::logits::GREEDY_STEPS;
@@ -63,7 +63,11 @@ impl Recording {
     pub fn read(path: &Path) -> Result<Self> {
         if path.extension().is_some_and(|extension| extension == "npz") {
             let reference = Reference::read(path)?;
-            return Ok(Self { reference: Reference { name: called(path), ..reference }, layers: Vec::new(), texts: BTreeMap::new() });
+            return Ok(Self {
+                reference: Reference { name: called(path), ..reference },
+                layers: Vec::new(),
+                texts: BTreeMap::new(),
+            });
         }
         let size = path.metadata().map_err(Error::io(path))?.len();
         if size > LARGEST {
@@ -74,7 +78,8 @@ impl Recording {
     }
 
     fn parse(bytes: &[u8], name: &str) -> Result<Self> {
-        let refuse = |error: safetensors::SafeTensorError| Error::reference(name, format!("is no safetensors file: {error}"));
+        let refuse =
+            |error: safetensors::SafeTensorError| Error::reference(name, format!("is no safetensors file: {error}"));
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
         let about = header.metadata().as_ref().and_then(|metadata| metadata.get(ABOUT));
         let about: About = match about.map(|text| serde_json::from_str(text)) {
@@ -172,11 +177,14 @@ impl File<'_> {
         let (shape, ids) = self.ids("input_ids")?;
         let (logits_shape, logits) = self.floats("logits")?;
         let ([count, length], [rows, positions, vocab]) = (shape.as_slice(), logits_shape.as_slice()) else {
-            let problem = format!("input_ids and logits have shapes {shape:?} and {logits_shape:?}, expected [N, S] and [N, S, V]");
+            let problem = format!(
+                "input_ids and logits have shapes {shape:?} and {logits_shape:?}, expected [N, S] and [N, S, V]"
+            );
             return Err(Error::reference(self.name, problem));
         };
         if (count, length) != (rows, positions) || *length == 0 || *vocab == 0 {
-            let problem = format!("input_ids and logits have shapes {shape:?} and {logits_shape:?}, expected the same N and S");
+            let problem =
+                format!("input_ids and logits have shapes {shape:?} and {logits_shape:?}, expected the same N and S");
             return Err(Error::reference(self.name, problem));
         }
         let prompts = ids.chunks_exact(*length).zip(logits.chunks_exact(length.saturating_mul(*vocab)));
@@ -201,21 +209,28 @@ impl File<'_> {
             }
             let matrix = self.matrix(&name)?;
             if matrix.rows() != prompt.input_ids.len() {
-                let problem = format!("tensor `{name}` has {} rows, expected {}", matrix.rows(), prompt.input_ids.len());
+                let problem =
+                    format!("tensor `{name}` has {} rows, expected {}", matrix.rows(), prompt.input_ids.len());
                 return Err(Error::reference(self.name, problem));
             }
             Ok(Some(matrix))
         };
         let prefix = format!("{}.layers.", prompt.name);
-        let numbers = self.tensors.names().into_iter().filter_map(|name| {
-            name.strip_prefix(&prefix)?.split_once('.')?.0.parse::<usize>().ok()
-        });
+        let numbers = self
+            .tensors
+            .names()
+            .into_iter()
+            .filter_map(|name| name.strip_prefix(&prefix)?.split_once('.')?.0.parse::<usize>().ok());
         let count = numbers.max().map_or(0, |last| last.saturating_add(1));
         // A number out of a file is no reason to make that many layers.
         let count = count.min(self.tensors.len());
         (0..count)
             .map(|layer| {
-                Ok(LayerTrace { key: tap(layer, "key")?, value: tap(layer, "value")?, residual: tap(layer, "residual")? })
+                Ok(LayerTrace {
+                    key: tap(layer, "key")?,
+                    value: tap(layer, "value")?,
+                    residual: tap(layer, "residual")?,
+                })
             })
             .collect()
     }
@@ -227,14 +242,19 @@ impl File<'_> {
     fn ids(&self, tensor: &str) -> Result<(Vec<usize>, Vec<u32>)> {
         let view = self.view(tensor)?;
         let ids: Option<Vec<u32>> = match view.dtype() {
-            Dtype::I64 => view.data().as_chunks().0.iter().map(|b| u32::try_from(i64::from_le_bytes(*b)).ok()).collect(),
-            Dtype::I32 => view.data().as_chunks().0.iter().map(|b| u32::try_from(i32::from_le_bytes(*b)).ok()).collect(),
+            Dtype::I64 => {
+                view.data().as_chunks().0.iter().map(|b| u32::try_from(i64::from_le_bytes(*b)).ok()).collect()
+            }
+            Dtype::I32 => {
+                view.data().as_chunks().0.iter().map(|b| u32::try_from(i32::from_le_bytes(*b)).ok()).collect()
+            }
             other => {
                 let problem = format!("tensor `{tensor}` is {other:?}, expected I64 or I32");
                 return Err(Error::reference(self.name, problem));
             }
         };
-        let ids = ids.ok_or_else(|| Error::reference(self.name, format!("tensor `{tensor}` holds what is no token id")))?;
+        let ids =
+            ids.ok_or_else(|| Error::reference(self.name, format!("tensor `{tensor}` holds what is no token id")))?;
         Ok((view.shape().to_vec(), ids))
     }
 
@@ -255,7 +275,10 @@ impl File<'_> {
     fn matrix(&self, tensor: &str) -> Result<Matrix> {
         let (shape, values) = self.floats(tensor)?;
         let [rows, cols] = shape[..] else {
-            return Err(Error::reference(self.name, format!("tensor `{tensor}` has shape {shape:?}, expected two sizes")));
+            return Err(Error::reference(
+                self.name,
+                format!("tensor `{tensor}` has shape {shape:?}, expected two sizes"),
+            ));
         };
         Matrix::new(rows, cols, values)
     }
@@ -282,7 +305,7 @@ pub fn record(folder: &Path, texts: &[Text], runtime: &Runtime, options: LoadOpt
             let what = "a reference that gives the logits of the last token only";
             return Err(Error::unsupported(what, "packages with logits of all tokens"));
         }
-        let greedy = continue_greedily(model, &ids, GREEDY_STEPS, crate::CacheMode::plainest(model))?;
+        let greedy = continue_greedily(model, &ids, GREEDY_STEPS, crate::CacheMode::plainest(model), None)?;
         if prompts.is_empty() {
             first = ids.clone();
         }

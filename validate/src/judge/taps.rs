@@ -30,7 +30,11 @@ pub(super) fn residuals(loaded: &Loaded, ids: &[u32]) -> Result<Vec<Option<Matri
     let model = Model::load_altered(&loaded.package, loaded.runtime, loaded.options.clone(), &altered)?;
     let mut sequence = crate::Sequence::new(
         &std::sync::Arc::new(model),
-        crate::SequenceOptions { max_length: ids.len(), cache: crate::CacheMode::plainest(&loaded.model), adapter: None },
+        crate::SequenceOptions {
+            max_length: ids.len(),
+            cache: crate::CacheMode::plainest(&loaded.model),
+            adapter: None,
+        },
     )?;
     sequence.append(ids)?;
     let read = |stream: &Option<Stream>| -> Result<Option<Matrix>> {
@@ -72,9 +76,7 @@ fn stream(graph: &Graph, present: &str) -> Option<Stream> {
             computed(graph, input).then(|| Stream { output: input.to_owned(), unnamed: None })
         }
         // A layer that norms behind its projections takes the stream as it is.
-        "Add" | "Gather" | "GatherBlockQuantized" => {
-            Some(Stream { output: entering.clone(), unnamed: None })
-        }
+        "Add" | "Gather" | "GatherBlockQuantized" => Some(Stream { output: entering.clone(), unnamed: None }),
         // A norm in single operators ends in a product with its weight, and begins with the square of the stream.
         "Mul" => {
             let square = nearest(graph, &entering, |node| {
