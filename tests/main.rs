@@ -6,6 +6,7 @@ mod bf16;
 mod broken;
 mod cache;
 mod command_line;
+mod continuation;
 mod crash_matrix;
 mod faults;
 mod fixed_sizes;
