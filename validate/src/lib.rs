@@ -22,12 +22,18 @@
 #![deny(unsafe_code)]
 
 mod adapter;
+pub mod completion;
 mod config;
+pub mod engine;
+pub mod diff;
 mod error;
 mod generate;
 mod generator;
+pub mod graph;
+mod guidance;
 mod integrity;
 pub mod interpreter;
+pub mod log;
 mod matrix;
 pub mod metrics;
 mod model;
@@ -40,6 +46,7 @@ pub mod runtime;
 pub mod sampling;
 mod search_options;
 mod sequence;
+pub mod structure;
 mod tokenizer;
 mod verdict;
 
@@ -51,6 +58,7 @@ pub use config::{
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
 pub use generator::{Cancellation, Constraint, Generator, GeneratorParams, LogitsProcessor};
+pub use guidance::{Allowed, Grammar, GrammarCompiler, Guidance, Spacing};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
 pub use model::{CachedTensor, LoadOptions, Model, Tensor, TensorValues};
@@ -61,5 +69,8 @@ pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use search_options::SearchOptions;
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
+pub use tokenizer::{
+    Chat, ChatEnding, ChatTemplate, ChatTemplates, Clock, Decoding, Disagreement, Markers, Padded, Passed,
+    SpecialTokens, StopStrings, TextStream, Tokenizer,
+};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

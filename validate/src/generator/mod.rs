@@ -30,7 +30,7 @@ use row::RowText;
 
 use crate::model::{Lanes, Model, Tensor};
 use crate::search_options::SearchOptions;
-use crate::{Adapters, CacheMode, Error, Result, Sampler, SamplingOptions};
+use crate::{Adapters, CacheMode, Error, Result, Sampler, SamplingOptions, log};
 
 /// Continues one sequence, a batch of them, or beams.
 ///
@@ -149,6 +149,8 @@ impl Generator {
             let expected = format!("at most max_length {}", self.search.max_length);
             return Err(Error::argument("the sequence length", longest, expected));
         }
+        let counts: Vec<usize> = rows.iter().map(|ids| ids.len()).collect();
+        tracing::debug!(target: log::APPEND_TOKENS, tokens = ?counts, behind = self.length);
         let before = (self.rows.clone(), self.length, self.ready);
         if self.rows.len() > 1 && self.length > 0 {
             self.stale = true;

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::{Constraint, LogitsProcessor, SearchOptions};
+use super::{Constraint, LogitsProcessor};
 use crate::Config;
+use crate::SearchOptions;
 
 /// Options and hooks of one [`crate::Generator`].
 #[derive(Default)]
@@ -20,7 +21,7 @@ pub struct GeneratorParams {
 impl GeneratorParams {
     /// What the package itself asks for.
     pub fn of(package: &Config) -> Self {
-        SearchOptions::of(package).into()
+        package.search.clone().into()
     }
 }
 
