@@ -134,6 +134,34 @@ fn windows_take_text_of_any_length_and_are_rewound() -> Outcome {
 }
 
 #[test]
+fn text_is_seen_anew_where_the_rope_switches() -> Outcome {
+    // Other factors from 33 tokens on; the caches of those before are of no use then.
+    let (_folder, model) = package("phi3-longrope", &[])?;
+    let prompt: Vec<u32> = (0..30).map(|index| 3 + index * 7 % 300).collect();
+    let run = |rope_switch: usize| -> Outcome<f32> {
+        let params = GeneratorParams { rope_switch: Some(rope_switch), ..GeneratorParams::from(search(40, 1)) };
+        let mut generator = Generator::new(&model, params)?;
+        generator.append(&prompt)?;
+        let mut worst: f32 = 0.0;
+        for back in [0, 30] {
+            if back > 0 {
+                generator.rewind_to(back)?;
+            }
+            while !generator.is_done() && generator.token_count() < 38 {
+                let expected = from_scratch(&model, &generator.sequence(0)?, CacheMode::Shared)?;
+                let found = generator.logits()?;
+                worst = found.iter().zip(&expected).map(|(a, b)| (a - b).abs()).fold(worst, f32::max);
+                generator.generate_next_token()?;
+            }
+        }
+        Ok(worst)
+    };
+    let (right, wrong) = (run(33)?, run(1000)?);
+    assert!(right < 1e-3 && wrong > 1e-2, "{right} where it switches, {wrong} elsewhere");
+    Ok(())
+}
+
+#[test]
 fn a_cancelled_generator_goes_on_where_it_was() -> Outcome {
     let (_folder, model) = package("tales-llama", &[])?;
     let prompt: Vec<u32> = (0..600).map(|index| 3 + index * 13 % 2000).collect();
