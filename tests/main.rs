@@ -7,6 +7,7 @@ mod broken;
 mod cache;
 mod command_line;
 mod completion;
+mod continuation;
 mod crash_matrix;
 mod engine;
 mod faults;
