@@ -45,8 +45,10 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Print what a checkpoint is: family, layers, tensors
     Inspect(InspectArgs),
-    /// Generate text with a package
+    /// Continue a text with a package
     Run(RunArgs),
+    /// Talk with a package, by its chat template. Ctrl-C stops an answer, the end of the input ends the chat
+    Chat(ChatArgs),
     /// Check a package against a checkpoint
     Validate(ValidateArgs),
     /// Check that the files of a package are those that were written
@@ -331,6 +333,27 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Folder of the package, with a chat template
+    pub(crate) package: PathBuf,
+
+    /// What the assistant is told before the first message
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+
+    /// Say this, print the answer, and end
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) once: Option<String>,
+
+    /// Variables of the chat template, such as {"enable_thinking": false}, as a JSON object or a file with one
+    #[arg(long = "template-variables", alias = "template_variables", value_name = "JSON")]
+    pub(crate) template_variables: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
     /// Folder of the package
     pub(crate) package: PathBuf,
@@ -405,6 +428,7 @@ impl Cli {
             Some(Command::Plan(args)) => quiet("plan", args.json),
             Some(Command::Inspect(_)) => quiet("inspect", false),
             Some(Command::Run(args)) => quiet("run", args.json),
+            Some(Command::Chat(_)) => quiet("chat", false),
             Some(Command::Validate(args)) => quiet("validate", args.json),
             Some(Command::Verify(args)) => quiet("verify", args.json),
             Some(Command::Families) => quiet("families", false),

@@ -58,6 +58,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Plan(args)) => commands::plan::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Run(args)) => commands::run::run(args),
+        Some(Command::Chat(args)) => commands::chat::run(args),
         Some(Command::Validate(args)) => commands::validate::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Families) => commands::tables::families(),

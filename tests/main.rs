@@ -34,6 +34,7 @@ mod recipes;
 mod reference;
 mod refusals;
 mod reliability;
+mod run_and_chat;
 mod same_bytes;
 mod several;
 mod structured;
