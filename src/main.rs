@@ -57,6 +57,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Validate(args)) => commands::validate::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
+        Some(Command::Diff(args)) => commands::diff::run(args),
         Some(Command::Families) => commands::tables::families(),
         Some(Command::Targets) => commands::tables::targets(),
         Some(Command::Options) => commands::tables::options(),

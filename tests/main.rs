@@ -7,6 +7,7 @@ mod broken;
 mod cache;
 mod command_line;
 mod crash_matrix;
+mod diff;
 mod faults;
 mod fixed_sizes;
 mod genai_config;
