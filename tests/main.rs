@@ -10,6 +10,7 @@ mod completion;
 mod continuation;
 mod crash_matrix;
 mod engine;
+mod diff;
 mod faults;
 mod fixed_sizes;
 mod genai_config;
