@@ -26,6 +26,7 @@ mod config;
 mod error;
 mod generate;
 mod generator;
+pub mod graph;
 mod integrity;
 pub mod interpreter;
 mod matrix;
