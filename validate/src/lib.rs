@@ -22,6 +22,7 @@
 #![deny(unsafe_code)]
 
 mod adapter;
+pub mod anatomy;
 mod config;
 mod error;
 mod generate;
