@@ -23,6 +23,7 @@
 
 mod adapter;
 pub mod completion;
+pub mod anatomy;
 mod config;
 pub mod diff;
 pub mod engine;
