@@ -1,7 +1,9 @@
 //! One file per verb: call the libraries, print the result.
 
 pub(crate) mod build;
+pub(crate) mod chat;
 pub(crate) mod child;
+pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod run;

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  runtime::find ──► Runtime ──┐
-//!                              ├──► Model ──► Sequence ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
-//!  Config::open ──► Config ────┘                               │
+//!                              ├──► Model ─┬► Generator (batches, beams, sampling) ──► ids ──► Tokenizer ──► text
+//!  Config::open ──► Config ────┘           └► Sequence ──► Logits
 //!                                                              └──► metrics ──► ParityReport: pass, ambiguous, fail
 //!  reference.npz ─────────────────────────┬──► Reference ──────────────┘
 //!  DecoderSpec, Checkpoint ► interpreter ─┘
@@ -17,11 +17,12 @@
 //!   prompt which ends in it; this crate does not.
 //! - A package is input from a stranger: every path in it stays inside its folder and every name template is parsed.
 //!
-//! Left out: execution providers other than CPU, CUDA and WebGPU, beam search, multimodal and encoder-decoder packages.
+//! Left out: execution providers other than CPU, CUDA and WebGPU, multimodal and encoder-decoder packages.
 
 #![deny(unsafe_code)]
 
 mod adapter;
+pub mod anatomy;
 pub mod completion;
 mod config;
 pub mod diff;

@@ -122,7 +122,7 @@ impl Request<'_> {
             return false;
         }
         match stage {
-            Stage::Anatomy => false,
+            Stage::Anatomy => matches!(self.against, Against::Origin(_)),
             Stage::Alignment | Stage::Logits | Stage::Layers => !matches!(self.against, Against::Nothing),
             _ => true,
         }
@@ -167,6 +167,10 @@ struct Judge<'a> {
 impl<'a> Judge<'a> {
     fn run(&mut self, note: &mut dyn FnMut(&str)) -> Option<Recording> {
         self.stages.push(crate::structure::check(self.folder));
+        if let Against::Origin(origin) = &self.request.against {
+            note("comparing graph and weights with the checkpoint");
+            self.anatomy(origin);
+        }
         if self.request.level < Level::Load {
             return None;
         }
@@ -191,6 +195,17 @@ impl<'a> Judge<'a> {
             self.bench(&loaded);
         }
         recording
+    }
+
+    fn anatomy(&mut self, origin: &Origin) {
+        match origin.checkpoint.renamed(|stored| origin.spec.name_of(stored)) {
+            Ok(checkpoint) => {
+                let (stage, modules) = crate::anatomy::check(self.folder, origin.spec, &checkpoint);
+                self.measured.modules = modules;
+                self.stages.push(stage);
+            }
+            Err(error) => self.stages.push(StageReport::not_run(Stage::Anatomy, error.to_string())),
+        }
     }
 
     fn load(&mut self) -> Option<Loaded<'a>> {
