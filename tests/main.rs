@@ -41,4 +41,5 @@ mod several;
 mod structured;
 mod support;
 mod tidy;
+mod validate;
 mod verify;

@@ -22,8 +22,6 @@ mod logits;
 mod precision;
 mod recording;
 mod taps;
-#[cfg(test)]
-mod tests;
 mod tolerance;
 
 use std::path::Path;
