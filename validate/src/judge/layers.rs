@@ -41,8 +41,8 @@ pub(super) fn check(loaded: &Loaded, recording: &Recording) -> (StageReport, Vec
             let (Some(found), Some(expected)) = (found, expected) else { continue };
             match difference(expected, found) {
                 Some(error) => {
-                    let beyond = !(error.relative_rms <= limit);
-                    errors.push(LayerError { layer: Some(layer), tap: tap.to_owned(), beyond, ..error });
+                    let within = error.relative_rms <= limit;
+                    errors.push(LayerError { layer: Some(layer), tap: tap.to_owned(), beyond: !within, ..error });
                 }
                 None => {
                     let size = |matrix: &Matrix| format!("[{}, {}]", matrix.rows(), matrix.cols());
