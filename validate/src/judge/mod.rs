@@ -93,6 +93,9 @@ pub fn own_texts() -> Vec<Text> {
     .into()
 }
 
+/// Measures a package.
+pub type Measuring<'a> = dyn Fn(&Path) -> Result<Bench> + 'a;
+
 /// What is asked.
 pub struct Request<'a> {
     pub level: Level,
@@ -106,7 +109,7 @@ pub struct Request<'a> {
     pub texts: Vec<Text>,
     /// Measures speed and memory of the folder, in a process of its own if the memory is to be the model's alone; `None`
     /// measures here, without memory.
-    pub bench: Option<&'a dyn Fn(&Path) -> Result<Bench>>,
+    pub bench: Option<&'a Measuring<'a>>,
 }
 
 impl Request<'_> {
