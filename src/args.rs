@@ -19,7 +19,7 @@ The flags of a build are those of onnxruntime-genai's model builder, so that
 Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed input,
 5 incomplete or contradictory input, 6 network, or not in the cache, 7 the Hub wants a token, 8 disk, memory or IO,
 9 output in the way, 10 validation failed, 11 wrong checksum, 12 refused, 13 validation could not run,
-128 + N stopped by signal N.";
+14 the packages differ, 128 + N stopped by signal N.";
 
 /// Turns a Hugging Face checkpoint into an ONNX package for onnxruntime-genai, and checks that it is right.
 #[derive(Debug, Parser)]
@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Validate(ValidateArgs),
     /// Check that the files of a package are those that were written
     Verify(VerifyArgs),
+    /// Say how two packages differ: files, settings, graph, and weights by their values
+    Diff(DiffArgs),
     /// Print the supported model families
     Families,
     /// Print the execution providers and what they run each precision in
@@ -291,6 +293,18 @@ pub(crate) struct GenerationArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) search: Vec<String>,
 
+    /// The text is JSON that this schema allows: an object, or a file with one
+    #[arg(long = "json-schema", alias = "json_schema", value_name = "JSON", group = "guidance")]
+    pub(crate) json_schema: Option<String>,
+
+    /// The text is a whole match of this regular expression
+    #[arg(long, value_name = "REGEX", group = "guidance")]
+    pub(crate) regex: Option<String>,
+
+    /// The text is of the grammar in this file, in llguidance's dialect of Lark
+    #[arg(long, value_name = "FILE", group = "guidance")]
+    pub(crate) grammar: Option<PathBuf>,
+
     /// End the text where this would come; can be repeated
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,
@@ -400,6 +414,23 @@ pub(crate) struct VerifyArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Folder of a package
+    pub(crate) a: PathBuf,
+
+    /// Folder of the other
+    pub(crate) b: PathBuf,
+
+    /// Compare names, shapes and types of weights, but read none
+    #[arg(long = "no-weights", alias = "no_weights")]
+    pub(crate) no_weights: bool,
+
+    /// Print the result as one JSON object, also where the packages differ
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimeCommand {
     /// Say which ONNX Runtime library would be used
@@ -431,6 +462,7 @@ impl Cli {
             Some(Command::Chat(_)) => quiet("chat", false),
             Some(Command::Validate(args)) => quiet("validate", args.json),
             Some(Command::Verify(args)) => quiet("verify", args.json),
+            Some(Command::Diff(args)) => quiet("diff", args.json),
             Some(Command::Families) => quiet("families", false),
             Some(Command::Targets) => quiet("targets", false),
             Some(Command::Options) => quiet("options", false),

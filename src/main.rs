@@ -61,6 +61,7 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Chat(args)) => commands::chat::run(args),
         Some(Command::Validate(args)) => commands::validate::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
+        Some(Command::Diff(args)) => commands::diff::run(args),
         Some(Command::Families) => commands::tables::families(),
         Some(Command::Targets) => commands::tables::targets(),
         Some(Command::Options) => commands::tables::options(),
