@@ -26,6 +26,8 @@ pub(crate) struct Opened {
     adapter: Option<(Adapters, String)>,
     stops: StopStrings,
     guidance: Option<Guidance>,
+    /// Of the package, where it is opened as it asks.
+    run_options: Vec<(String, String)>,
     /// To find the runtime library and load the model.
     pub(crate) load_seconds: f64,
 }
@@ -72,6 +74,7 @@ impl Opened {
             note(&format!("warning: {warning}"));
         }
         let (search, length_given) = search(args, &package)?;
+        let run_options = if args.package_session { package.decoder.run_options.clone() } else { Vec::new() };
         let stops = StopStrings::new(&args.stop)?;
         let guidance = guidance(args)?;
         let tokenizer = Tokenizer::load(&package.tokenizer_folder)?;
@@ -94,7 +97,18 @@ impl Opened {
             None => None,
         };
         let load_seconds = started.elapsed().as_secs_f64();
-        Ok(Self { package, tokenizer, model, search, length_given, adapter, stops, guidance, load_seconds })
+        Ok(Self {
+            package,
+            tokenizer,
+            model,
+            search,
+            length_given,
+            adapter,
+            stops,
+            guidance,
+            run_options,
+            load_seconds,
+        })
     }
 
     pub(crate) fn generator(&self, search: SearchOptions) -> Result<Generator, Failure> {
@@ -104,6 +118,9 @@ impl Opened {
             params.constraints.push(Box::new(compiler.compile(guidance)?));
         }
         let mut generator = Generator::new(&self.model, params)?;
+        for (key, value) in &self.run_options {
+            generator.set_runtime_option(key, value)?;
+        }
         if let Some((adapters, name)) = &self.adapter {
             generator.set_active_adapter(adapters, name)?;
         }
