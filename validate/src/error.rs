@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Argument,
     /// ONNX Runtime or the tokenizer failed while working.
     Execution,
+    /// Too much was asked for at a time.
+    Busy,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -54,10 +56,24 @@ pub enum Error {
     /// `name` is a file, or says which prompt of which reference.
     #[error("reference {name}: {problem}")]
     Reference { name: String, problem: String },
+    /// A conversation that a chat template cannot or will not write.
+    #[error("the conversation {problem}")]
+    Chat { problem: String },
+    /// `line` counts from 1; 0 is unknown.
+    #[error("chat template, line {line}: {problem}")]
+    ChatTemplate { line: usize, problem: String },
+    /// `kind` is `json_schema`, `regex` or `lark_grammar`.
+    #[error("{kind}: {problem}")]
+    Guidance { kind: &'static str, problem: String },
     #[error("{what} is not supported; supported: {supported}")]
     Unsupported { what: String, supported: String },
     #[error("{name} is {value}, expected {expected}")]
     Argument { name: &'static str, value: String, expected: String },
+    #[error("the generator was cancelled")]
+    Cancelled,
+    /// An engine whose queue is full.
+    #[error("{waiting} texts wait already")]
+    Busy { waiting: usize },
     #[error("{doing}: {source}")]
     Execution { doing: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -70,12 +86,13 @@ impl Error {
             | Self::RuntimeRefused { .. }
             | Self::RuntimeInstall { .. }
             | Self::ProviderMissing { .. } => ErrorKind::Runtime,
-            Self::Config { .. } | Self::Package { .. } => ErrorKind::Package,
+            Self::Config { .. } | Self::Package { .. } | Self::ChatTemplate { .. } => ErrorKind::Package,
             Self::Checkpoint(_) | Self::Weight { .. } => ErrorKind::Checkpoint,
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Argument { .. } => ErrorKind::Argument,
-            Self::Execution { .. } | Self::Misplaced { .. } => ErrorKind::Execution,
+            Self::Argument { .. } | Self::Chat { .. } | Self::Guidance { .. } => ErrorKind::Argument,
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled => ErrorKind::Execution,
         }
     }
 

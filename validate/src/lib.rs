@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  runtime::find ──► Runtime ──┐
-//!                              ├──► Model ──► Sequence ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
-//!  Config::open ──► Config ────┘                               │
+//!                              ├──► Model ─┬► Generator (batches, beams, sampling) ──► ids ──► Tokenizer ──► text
+//!  Config::open ──► Config ────┘           └► Sequence ──► Logits
 //!                                                              └──► metrics ──► ParityReport: pass, ambiguous, fail
 //!  reference.npz ─────────────────────────┬──► Reference ──────────────┘
 //!  DecoderSpec, Checkpoint ► interpreter ─┘
@@ -17,19 +17,24 @@
 //!   prompt which ends in it; this crate does not.
 //! - A package is input from a stranger: every path in it stays inside its folder and every name template is parsed.
 //!
-//! Left out: execution providers other than CPU, CUDA and WebGPU, beam search, multimodal and encoder-decoder packages.
+//! Left out: execution providers other than CPU, CUDA and WebGPU, multimodal and encoder-decoder packages.
 
 #![deny(unsafe_code)]
 
 mod adapter;
+pub mod completion;
 pub mod anatomy;
 mod config;
+pub mod diff;
+pub mod engine;
 mod error;
 mod generate;
 mod generator;
 pub mod graph;
+mod guidance;
 mod integrity;
 pub mod interpreter;
+pub mod log;
 mod matrix;
 pub mod metrics;
 mod model;
@@ -42,20 +47,22 @@ pub mod runtime;
 pub mod sampling;
 mod search_options;
 mod sequence;
+pub mod structure;
 mod tokenizer;
 mod verdict;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, Adapters};
 pub use config::{
     CacheWindow, Config, ConfigWarning, Decoder, DeviceFilter, Engine, Inputs, OptimizationLevel, Outputs,
     ProviderOptions, SessionOptions, Speculative, Template, resolve_inside,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{Constraint, GeneratorParams, LogitsProcessor};
+pub use generator::{Cancellation, Constraint, Generator, GeneratorParams, LogitsProcessor};
+pub use guidance::{Allowed, Grammar, GrammarCompiler, Guidance, Spacing};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
-pub use model::{CachedTensor, LoadOptions, Model};
+pub use model::{CachedTensor, LoadOptions, Model, Tensor, TensorValues};
 pub use parity::{compare_prompts, continue_greedily};
 pub use placement::{PlacedNode, Placement};
 pub use reference::{Continued, PromptReference, Reference};
@@ -63,5 +70,8 @@ pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use search_options::SearchOptions;
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
+pub use tokenizer::{
+    Chat, ChatEnding, ChatTemplate, ChatTemplates, Clock, Decoding, Disagreement, Markers, Padded, Passed,
+    SpecialTokens, StopStrings, TextStream, Tokenizer,
+};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

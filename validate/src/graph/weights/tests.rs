@@ -69,9 +69,9 @@ fn products_of_experts_are_matrices_of_their_own() {
 /// Codes of 3 rows and 40 columns in blocks of 16, the last one cut off; scales and zero points of each block.
 fn blocks(bits: usize) -> (Vec<Vec<u8>>, Vec<f32>, Vec<u8>) {
     let most = (1_u16 << bits) - 1;
-    let codes = (0..3).map(|row| (0..48).map(|column| ((row * 7 + column * 5) as u16 & most) as u8).collect());
+    let codes = (0..3).map(|row| (0..48).map(|column| (((row * 7 + column * 5) as u16) & most) as u8).collect());
     let scales = (1..=9_u8).map(|block| f32::from(block) / 8.0).collect();
-    let zeros = (0..9_u16).map(|block| (block * 3 & most) as u8).collect();
+    let zeros = (0..9_u16).map(|block| ((block * 3) & most) as u8).collect();
     (codes.collect(), scales, zeros)
 }
 

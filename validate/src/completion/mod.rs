@@ -1,0 +1,20 @@
+//! Texts from prompts.
+
+mod create;
+mod llm;
+mod logprobs;
+mod processors;
+mod response;
+mod text;
+pub(crate) mod turn;
+
+pub use create::{CompletionOptions, CompletionStream, Prompt};
+pub use llm::{Generate, Llm, LlmOptions};
+pub use logprobs::TokenLogprobs;
+pub use processors::{FrequencyPenalty, LogitBias, MinP, RepetitionPenalty, StoppingCriterion, TypicalP};
+pub use response::{
+    ChatChoice, ChatChunk, ChatChunkChoice, ChatCompletion, ChatDelta, ChatLogprobs, ChatMessage, ChatTokenLogprob,
+    Completion, CompletionChoice, CompletionLogprobs, CompletionUsage, FunctionCall, LikelyToken, PromptTokensDetails,
+    ToolCall,
+};
+pub use turn::{FinishReason, Token, TurnOptions};

@@ -1,0 +1,59 @@
+//! Text of tokens as they come, for a state that outlives its caller.
+
+use crate::{Result, Tokenizer};
+
+/// As [`crate::TextStream`], but it does not borrow the tokenizer, so that it can wait in a queue.
+///
+/// A token's text may depend on the one before it (a leading space), and a character may be spread over several. So some
+/// tokens before the new ones are decoded with them, and what these give alone is taken off.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GrowingText {
+    ids: Vec<u32>,
+    /// Where decoding begins.
+    context: usize,
+    /// Up to where the text was passed on.
+    shown: usize,
+}
+
+impl GrowingText {
+    /// The text that `id` completes, possibly none. An id that the tokenizer does not know comes out as U+FFFD.
+    pub(crate) fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> Result<String> {
+        if tokenizer.decode(&[id]).is_err() {
+            let rest = self.finish(tokenizer)?;
+            return Ok(rest + "\u{FFFD}");
+        }
+        self.ids.push(id);
+        let piece = self.pending(tokenizer)?;
+        if piece.is_empty() || piece.ends_with(char::REPLACEMENT_CHARACTER) {
+            return Ok(String::new());
+        }
+        self.context = self.shown;
+        self.shown = self.ids.len();
+        Ok(piece)
+    }
+
+    /// What is left when no more ids come: the bytes of an unfinished character, as U+FFFD.
+    pub(crate) fn finish(&mut self, tokenizer: &Tokenizer) -> Result<String> {
+        let rest = self.pending(tokenizer)?;
+        *self = Self::default();
+        Ok(rest)
+    }
+
+    fn pending(&self, tokenizer: &Tokenizer) -> Result<String> {
+        let from = self.ids.get(self.context..).unwrap_or_default();
+        let known = self.ids.get(self.context..self.shown).unwrap_or_default();
+        let (before, whole) = (tokenizer.decode(known)?, tokenizer.decode(from)?);
+        Ok(whole.get(before.len()..).unwrap_or_default().to_owned())
+    }
+}
+
+/// A token as text within a text; bytes that are no character come out as U+FFFD. Special tokens are shown as they are
+/// written.
+pub(crate) fn shown(tokenizer: &Tokenizer, id: u32) -> String {
+    // Some decoders strip the space before the first token.
+    let alone = tokenizer.decode(&[id]).unwrap_or_default();
+    let twice = tokenizer.decode(&[id, id]).unwrap_or_default();
+    let inside = twice.strip_prefix(alone.as_str()).unwrap_or_default();
+    let text = if inside.is_empty() { alone } else { inside.to_owned() };
+    if text.is_empty() { tokenizer.token(id).unwrap_or_default() } else { text }
+}
