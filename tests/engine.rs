@@ -10,8 +10,8 @@ use genai_validate::engine::{
     Engine, EngineOptions, Event, Output, Scheduler, SessionId, SessionOptions, Shutdown, Usage,
 };
 use genai_validate::{
-    CacheMode, Config, ErrorKind, GenerateOptions, Model, SamplingOptions, SequenceOptions, SpecialTokens, Tokenizer,
-    generate,
+    CacheMode, Config, Error, ErrorKind, GenerateOptions, Model, SamplingOptions, SequenceOptions, SpecialTokens,
+    Tokenizer, generate,
 };
 use tempfile::TempDir;
 
@@ -264,7 +264,7 @@ fn cancelled_and_dropped_turns_make_room() {
     let waits = engine.submit(&prompt, most(200)).unwrap();
     let dropped = engine.submit(&prompt, most(200)).unwrap();
     let refused = engine.submit(&prompt, most(200)).err().unwrap();
-    assert_eq!((refused.kind(), engine.waiting()), (ErrorKind::Busy, 2));
+    assert!(matches!(refused, Error::Busy { waiting: 2 }) && engine.waiting() == 2, "{refused}");
     drop(dropped);
     runs.cancel();
     waits.cancel();

@@ -23,8 +23,6 @@ pub enum ErrorKind {
     Argument,
     /// ONNX Runtime or the tokenizer failed while working.
     Execution,
-    /// Too much was asked for at a time.
-    Busy,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +61,8 @@ pub enum Error {
     /// An engine whose queue is full.
     #[error("{waiting} texts wait already")]
     Busy { waiting: usize },
+    #[error("the generator was cancelled")]
+    Cancelled,
     #[error("{doing}: {source}")]
     Execution { doing: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -80,8 +80,9 @@ impl Error {
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Argument { .. } => ErrorKind::Argument,
-            Self::Busy { .. } => ErrorKind::Busy,
-            Self::Execution { .. } | Self::Misplaced { .. } => ErrorKind::Execution,
+            Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled | Self::Busy { .. } => {
+                ErrorKind::Execution
+            }
         }
     }
 

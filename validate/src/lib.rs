@@ -45,17 +45,17 @@ mod sequence;
 mod tokenizer;
 mod verdict;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, Adapters};
 pub use config::{
     CacheWindow, Config, ConfigWarning, Decoder, DeviceFilter, Engine, Inputs, OptimizationLevel, Outputs,
     ProviderOptions, SessionOptions, Speculative, Template, resolve_inside,
 };
 pub use error::{Error, ErrorKind, Result};
 pub use generate::{Finish, GenerateOptions, Generation, generate};
-pub use generator::{Constraint, GeneratorParams, LogitsProcessor};
+pub use generator::{Cancellation, Constraint, Generator, GeneratorParams, LogitsProcessor};
 pub use integrity::{Integrity, verify};
 pub use matrix::{Matrix, argmax};
-pub use model::{CachedTensor, LoadOptions, Model};
+pub use model::{CachedTensor, LoadOptions, Model, Tensor, TensorValues};
 pub use parity::{compare_prompts, continue_greedily};
 pub use placement::{PlacedNode, Placement};
 pub use reference::{Continued, PromptReference, Reference};

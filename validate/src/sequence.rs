@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
-use ort::session::{IoBinding, RunOptions};
-use ort::value::DynTensor;
+use ort::session::RunOptions;
 
-use crate::model::{self, CacheSlot, CachedTensor, Model, Row};
+use crate::model::{CachedTensor, Lanes, Model, Wanted};
 use crate::{Adapter, Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
@@ -42,20 +40,14 @@ pub struct SequenceOptions<'a> {
 }
 
 /// Feeds tokens to a [`Model`] and returns logits. Lengths are counted, never inferred from pad ids.
+///
+/// Choosing tokens, batches and beams are a [`crate::Generator`]'s.
 pub struct Sequence {
     model: Arc<Model>,
     /// Of every run; they hold the adapter where there is one.
-    options: Arc<RunOptions>,
-    cache: Cache,
-    length: usize,
+    options: RunOptions,
+    lanes: Lanes,
     max_length: usize,
-}
-
-enum Cache {
-    /// The binding keeps the buffers alive; one binding serves the whole sequence.
-    Shared(Box<IoBinding>),
-    /// In the order of the model's cache slots.
-    Growing(Vec<DynTensor>),
 }
 
 impl Sequence {
@@ -71,26 +63,17 @@ impl Sequence {
         if mode == CacheMode::Shared && adapter.is_some() {
             return Err(Error::unsupported("an adapter with a shared cache", "an adapter with a growing cache"));
         }
-        let cache = match mode {
-            CacheMode::Shared => Cache::Shared(Box::new(bind_shared(model, max_length)?)),
-            CacheMode::Growing => Cache::Growing(empty_cache(model)?),
-        };
-        Ok(Self {
-            model: model.clone(),
-            options: Arc::new(Adapter::run_options(adapter)?),
-            cache,
-            length: 0,
-            max_length,
-        })
+        let lanes = Lanes::new(model, 1, max_length, mode)?;
+        Ok(Self { model: model.clone(), options: Adapter::run_options(adapter)?, lanes, max_length })
     }
 
     /// Tokens in the cache.
     pub fn len(&self) -> usize {
-        self.length
+        self.lanes.columns()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.length == 0
+        self.len() == 0
     }
 
     /// Runs the new tokens behind those in the cache. The logits are `[tokens, vocab_size]`, a row for each new token,
@@ -98,33 +81,25 @@ impl Sequence {
     ///
     /// # Errors
     /// [`Error::Argument`] for no tokens, an id outside the vocabulary, or more tokens than `max_length`;
-    /// [`Error::Execution`] if the run fails. After an error the sequence is what it was before.
+    /// [`Error::Execution`] if the run fails. After an error the sequence is what it was before; one that keeps a window
+    /// is empty then.
     pub fn append(&mut self, ids: &[u32]) -> Result<Matrix> {
         self.model.check_ids(ids)?;
-        let end = self.length.saturating_add(ids.len());
+        let before = self.len();
+        let end = before.saturating_add(ids.len());
         if end > self.max_length {
             return Err(Error::argument("the sequence length", end, format!("at most max_length {}", self.max_length)));
         }
-        let logits = if self.model.wiring.one_by_one && ids.len() > 1 {
-            let mut rows = Vec::new();
-            for (past, id) in (self.length..).zip(ids.chunks(1)) {
-                rows.extend_from_slice(self.run(id, past)?.data());
-            }
-            Matrix::new(ids.len(), self.model.vocab_size(), rows)?
-        } else {
-            self.run(ids, self.length)?
-        };
-        self.length = end;
-        Ok(logits)
-    }
-
-    /// One run, behind `past` tokens.
-    fn run(&mut self, ids: &[u32], past: usize) -> Result<Matrix> {
-        let inputs = self.model.token_inputs(&[Row { ids, past }], ids.len())?;
-        match &mut self.cache {
-            Cache::Shared(binding) => run_shared(&self.model, binding, inputs, ids.len()),
-            Cache::Growing(cache) => run_growing(&self.model, &self.options, cache, inputs, past, ids.len()),
+        let mut logits = [Vec::new()];
+        let ran = self.lanes.feed(&self.model, &[ids], &self.options, Wanted::All(&mut logits));
+        if let Err(error) = ran {
+            let whole = self.lanes.survives_failure(&self.model) && self.lanes.forgetful(&self.model, before).is_none();
+            self.lanes.cut(&self.model, if whole { before } else { 0 })?;
+            return Err(error);
         }
+        let [values] = logits;
+        let columns = self.model.vocab_size();
+        Matrix::new(values.len() / columns, columns, values)
     }
 
     /// Forgets all tokens but the first `length`. What a buffer of full length holds beyond them stays there, unread by
@@ -132,31 +107,22 @@ impl Sequence {
     ///
     /// # Errors
     /// [`Error::Argument`] for a length beyond the current one, [`Error::Unsupported`] where a cache that keeps a window has
-    /// forgotten tokens.
+    /// forgotten tokens, or the graph carries a state on.
     pub fn rewind(&mut self, length: usize) -> Result<()> {
-        if length > self.length {
-            return Err(Error::argument("the length to rewind to", length, format!("at most {}", self.length)));
+        if length > self.len() {
+            return Err(Error::argument("the length to rewind to", length, format!("at most {}", self.len())));
         }
-        let forgotten = |slot: &&CacheSlot| slot.room(self.max_length) < self.length;
-        // From the start nothing old is looked at.
-        if (1..self.length).contains(&length)
-            && let Some(slot) = self.model.wiring.slots.iter().find(forgotten)
-        {
-            let room = slot.room(self.max_length);
-            let what = format!("rewinding {} tokens in `{}`, which holds {room}", self.length, slot.past);
+        if let Some(slot) = self.lanes.forgetful(&self.model, length) {
+            let what = match slot.is_state() {
+                true => format!("rewinding the state `{}`", slot.past),
+                false => {
+                    let room = slot.room(self.max_length);
+                    format!("rewinding {} tokens in `{}`, which holds {room}", self.len(), slot.past)
+                }
+            };
             return Err(Error::unsupported(what, "rewinding what no window has left"));
         }
-        if let Cache::Growing(past) = &mut self.cache
-            && length < self.length
-            && self.model.wiring.room().is_none()
-        {
-            let session = self.model.session();
-            let slots = self.model.wiring.slots.iter().zip(past.iter());
-            *past =
-                slots.map(|(slot, cache)| slot.shortened(session.allocator(), cache, length)).collect::<Result<_>>()?;
-        }
-        self.length = length;
-        Ok(())
+        self.lanes.cut(&self.model, length)
     }
 
     /// Keys and values of the tokens so far, of all layers. From them come the scales of a quantized cache.
@@ -164,7 +130,7 @@ impl Sequence {
     /// # Errors
     /// [`Error::Unsupported`] in [`CacheMode::Shared`], and for a cache that is quantized already.
     pub fn cached(&self) -> Result<Vec<CachedTensor>> {
-        let Cache::Growing(past) = &self.cache else {
+        let Some(past) = self.lanes.growing() else {
             return Err(Error::unsupported("reading a shared cache", "CacheMode::Growing"));
         };
         let slots = self.model.wiring.slots.iter().zip(past);
@@ -175,70 +141,4 @@ impl Sequence {
     pub fn reset(&mut self) -> Result<()> {
         self.rewind(0)
     }
-}
-
-fn empty_cache(model: &Model) -> Result<Vec<DynTensor>> {
-    let session = model.session();
-    model.wiring.slots.iter().map(|slot| slot.empty(session.allocator(), 1)).collect()
-}
-
-fn bind_shared(model: &Model, max_length: usize) -> Result<IoBinding> {
-    let session = model.session();
-    let mut binding = session.create_binding().map_err(Error::execution("creating a binding"))?;
-    let device = model.provider.device_memory(&session)?;
-    let memory = device.as_ref().unwrap_or_else(|| session.allocator());
-    for slot in &model.wiring.slots {
-        let mut buffer = slot.buffer(memory, max_length)?;
-        // Both calls hold on to the buffer itself, because it was made by `DynTensor::new`; other tensors are copied.
-        let doing = || format!("binding {} and {}", slot.past, slot.present);
-        binding.bind_input(&slot.past, &buffer).map_err(Error::execution(doing()))?;
-        binding.bind_output(&slot.present, &mut buffer).map_err(Error::execution(doing()))?;
-    }
-    Ok(binding)
-}
-
-fn run_shared(
-    model: &Model,
-    binding: &mut IoBinding,
-    inputs: Vec<(String, DynTensor)>,
-    tokens: usize,
-) -> Result<Matrix> {
-    for (name, tensor) in &inputs {
-        binding.bind_input(name, tensor).map_err(Error::execution(format!("binding {name}")))?;
-    }
-    // Bound anew each time: the logits of the last run may have another shape.
-    let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
-        .map_err(Error::execution("describing CPU memory"))?;
-    binding
-        .bind_output_to_device(&model.wiring.logits, &memory)
-        .map_err(Error::execution(format!("binding {}", model.wiring.logits)))?;
-    let mut session = model.session();
-    let outputs = session.run_binding(binding).map_err(Error::execution("running the model"))?;
-    only_row(model.wiring.take_logits(&outputs, (1, tokens))?)
-}
-
-fn run_growing(
-    model: &Model,
-    options: &RunOptions,
-    past: &mut Vec<DynTensor>,
-    inputs: Vec<(String, DynTensor)>,
-    length: usize,
-    tokens: usize,
-) -> Result<Matrix> {
-    let wiring = &model.wiring;
-    // Handing over the past would lose it if the run fails, so the run gets views.
-    let views = wiring.slots.iter().zip(past.iter()).map(|(slot, cache)| (slot.past.clone(), cache.into()));
-    let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).chain(views).collect();
-    let mut session = model.session();
-    let mut outputs = model::run(&mut session, inputs, options)?;
-    let logits = only_row(wiring.take_logits(&outputs, (1, tokens))?)?;
-    let present = wiring.slots.iter().map(|slot| slot.take_present(&mut outputs, length + tokens));
-    let present = present.collect::<Result<Vec<DynTensor>>>()?;
-    drop(outputs);
-    *past = present;
-    Ok(logits)
-}
-
-fn only_row(rows: Vec<Matrix>) -> Result<Matrix> {
-    rows.into_iter().next().ok_or_else(|| Error::execution("reading the logits")("an empty batch"))
 }

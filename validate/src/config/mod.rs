@@ -238,7 +238,7 @@ impl Decoder {
             head_size: decoder.count("head_size")?,
             num_hidden_layers: decoder.count("num_hidden_layers")?,
             num_key_value_heads: decoder.count("num_key_value_heads")?,
-            beyond_plain: beyond_plain(model, &decoder, &inputs)?,
+            beyond_plain: beyond_plain(model, &decoder)?,
             inputs: Inputs::read(&inputs)?,
             outputs: Outputs::read(&outputs)?,
             session: SessionOptions::read(&decoder.object_or_empty("session_options")?)?,
@@ -299,13 +299,12 @@ impl SearchOptions {
 }
 
 /// What the peer would run by other means than one decoder graph with a full-length cache per layer.
-fn beyond_plain(model: &Fields, decoder: &Fields, inputs: &Fields) -> Result<Vec<String>> {
+fn beyond_plain(model: &Fields, decoder: &Fields) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for key in ["encoder", "embedding", "vision", "speech", "joiner", "vad", "audio_output", "draft"] {
         found.extend(model.has(key).then(|| format!("model.{key}")));
     }
     found.extend(decoder.has("pipeline").then(|| "model.decoder.pipeline".into()));
-    found.extend(inputs.has("past_names").then(|| "model.decoder.inputs.past_names".into()));
     // A window on the cache alone changes memory, not results. Moving the cache or the inputs does; both default to on.
     if decoder.has("sliding_window") {
         let window = decoder.object("sliding_window")?;

@@ -25,6 +25,12 @@ impl Template {
         format!("{}{layer}{}", self.before, self.after)
     }
 
+    /// The same up to its last point, and then another ending; none without a point behind the slot.
+    pub fn with_ending(&self, ending: &str) -> Option<Self> {
+        let (kept, _) = self.after.rsplit_once('.')?;
+        Some(Self { before: self.before.clone(), after: format!("{kept}.{ending}") })
+    }
+
     /// The layer number in `name`, if it is an instance of this template.
     pub fn layer(&self, name: &str) -> Option<usize> {
         let digits = name.strip_prefix(self.before.as_str())?.strip_suffix(self.after.as_str())?;

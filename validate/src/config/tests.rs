@@ -156,7 +156,6 @@ fn what_is_more_than_a_plain_decoder_is_listed() {
     for (pointer, value, expected) in [
         ("/model/vision", json!({}), "model.vision"),
         ("/model/decoder/pipeline", json!([{}]), "model.decoder.pipeline"),
-        ("/model/decoder/inputs/past_names", json!("past_%d"), "model.decoder.inputs.past_names"),
         (
             "/model/decoder/sliding_window",
             json!({"window_size": 8, "slide_inputs": false}),

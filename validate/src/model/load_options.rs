@@ -25,6 +25,9 @@ pub struct LoadOptions {
     pub memory_pattern: Option<bool>,
     /// Entries of ONNX Runtime's own, such as `session.intra_op.allow_spinning`.
     pub entries: Vec<(String, String)>,
+    /// Takes graphs with inputs beyond tokens, positions and caches, which the caller then gives with
+    /// [`crate::Generator::set_model_input`]. Otherwise they are refused.
+    pub extra_inputs: bool,
 }
 
 impl LoadOptions {
@@ -56,6 +59,7 @@ impl LoadOptions {
             optimization: session.graph_optimization_level,
             memory_pattern: session.enable_mem_pattern,
             entries: session.entries.clone(),
+            extra_inputs: false,
         })
     }
 

@@ -1,24 +1,31 @@
 //! A package's decoder, loaded into ONNX Runtime.
 
+mod feed;
+mod lanes;
 mod load_options;
+mod slot;
 mod tensors;
+mod value;
 mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ort::ErrorCode;
-use ort::session::{RunOptions, Session, SessionInputValue, SessionOutputs};
-use ort::value::DynTensor;
+use ort::session::Session;
 
+pub(crate) use feed::{Past, Row};
+pub(crate) use lanes::{Lanes, Wanted};
 pub use load_options::LoadOptions;
-pub(crate) use wiring::CacheSlot;
-pub use wiring::CachedTensor;
-use wiring::{Port, PositionIds, Wiring};
+pub(crate) use slot::CacheSlot;
+pub use slot::CachedTensor;
+pub use value::{Tensor, TensorValues};
+use wiring::Port;
+pub(crate) use wiring::Wiring;
 
 use crate::config::Config;
 use crate::runtime::{Provider, Runtime};
-use crate::{Adapter, Error, Matrix, Placement, Precision, Result};
+use crate::{Adapter, CacheMode, Error, Matrix, Placement, Precision, Result};
 
 /// A decoder ready to run, to be shared by threads in an `Arc`. It is stateless: sequences live in
 /// [`crate::Sequence`], and take turns in running it.
@@ -32,7 +39,9 @@ pub struct Model {
     file: PathBuf,
     vocab_size: usize,
     context_length: usize,
-    pad: u32,
+    /// What stands in batches where a row has no token, and behind its end.
+    pub(crate) pad: u32,
+    eos_token_ids: Vec<u32>,
     shares_buffer: bool,
     profile: Option<PathBuf>,
 }
@@ -68,6 +77,9 @@ impl Model {
 
         let ports = |outlets: &[ort::value::Outlet]| outlets.iter().map(Port::of).collect::<Vec<_>>();
         let wiring = Wiring::read(&ports(session.inputs()), &ports(session.outputs()), package)?;
+        if !options.extra_inputs {
+            wiring.needs_tokens_alone(&decoder.inputs)?;
+        }
         let context_length = package.context_length.min(wiring.room().unwrap_or(usize::MAX));
         let pad = package.pad_token_id.filter(|&pad| (pad as usize) < package.vocab_size).unwrap_or(0);
         Ok(Self {
@@ -78,6 +90,7 @@ impl Model {
             vocab_size: package.vocab_size,
             context_length,
             pad,
+            eos_token_ids: package.eos_token_ids.clone(),
             shares_buffer: package.search.past_present_share_buffer,
             profile: options.profile,
         })
@@ -112,6 +125,11 @@ impl Model {
         self.context_length
     }
 
+    /// Any of these ends a text.
+    pub fn eos_token_ids(&self) -> &[u32] {
+        &self.eos_token_ids
+    }
+
     /// Does a cache keep a window of tokens alone?
     pub fn keeps_windows(&self) -> bool {
         self.wiring.slots.iter().any(CacheSlot::keeps_window)
@@ -139,12 +157,6 @@ impl Model {
     /// As [`crate::Sequence::append`]; also [`Error::Unsupported`] if the lengths differ and the graph has no
     /// attention mask, or returns the last column only, or if it takes no batches.
     pub fn batch_logits(&self, prompts: &[&[u32]], adapter: Option<&Adapter>) -> Result<Vec<Matrix>> {
-        if !self.takes_batches() {
-            return Err(Error::unsupported(
-                format!("{}: a batch on a graph of fixed sizes", self.file.display()),
-                "one sequence at a time",
-            ));
-        }
         let longest = prompts.iter().map(|prompt| prompt.len()).max().unwrap_or(0);
         if longest > self.context_length {
             return Err(Error::argument("the prompt length", longest, format!("at most {}", self.context_length)));
@@ -155,31 +167,11 @@ impl Model {
         if prompts.is_empty() {
             return Ok(Vec::new());
         }
-        let ragged = prompts.iter().any(|prompt| prompt.len() != longest);
-        if ragged && self.wiring.attention_mask.is_none() {
-            return Err(self.unsupported("a batch of different lengths on a graph without attention mask"));
-        }
-        let rows: Vec<Row> = prompts.iter().map(|&ids| Row { ids, past: 0 }).collect();
-        let mut inputs = self.token_inputs(&rows, longest)?;
-        for slot in &self.wiring.slots {
-            inputs.push((slot.past.clone(), slot.empty(self.session().allocator(), prompts.len())?));
-        }
-        let inputs = inputs.into_iter().map(|(name, tensor)| (name, tensor.into())).collect();
+        let mut lanes = Lanes::new(self, prompts.len(), longest, CacheMode::Growing)?;
         let options = Adapter::run_options(adapter)?;
-        let mut session = self.session();
-        let outputs = run(&mut session, inputs, &options)?;
-        let logits = self.wiring.take_logits(&outputs, (prompts.len(), longest))?;
-        drop(outputs);
-        drop(session);
-        if ragged && logits.iter().any(|rows| rows.rows() != longest) {
-            return Err(self.unsupported("a batch of different lengths on a graph that returns the last logits only"));
-        }
-        let own = logits.into_iter().zip(prompts).map(|(padded, prompt)| {
-            let rows = padded.rows().min(prompt.len());
-            let values = padded.data().iter().take(rows * padded.cols()).copied().collect();
-            Matrix::new(rows, padded.cols(), values)
-        });
-        own.collect()
+        let mut logits = vec![Vec::new(); prompts.len()];
+        lanes.feed(self, prompts, &options, Wanted::All(&mut logits))?;
+        logits.into_iter().map(|row| Matrix::new(row.len() / self.vocab_size, self.vocab_size, row)).collect()
     }
 
     /// # Errors
@@ -196,59 +188,4 @@ impl Model {
             None => Ok(()),
         }
     }
-
-    /// All inputs but the cache, for rows padded on the right to `width` new tokens.
-    ///
-    /// Real tokens count on from their row's past, pads have position 0 and are masked, as the peer feeds them.
-    pub(crate) fn token_inputs(&self, rows: &[Row], width: usize) -> Result<Vec<(String, DynTensor)>> {
-        let wiring = &self.wiring;
-        let shape = [rows.len(), width];
-        let pads = |row: &Row| width.saturating_sub(row.ids.len());
-        let mut inputs = Vec::with_capacity(3);
-
-        let ids = rows.iter().flat_map(|row| row.ids.iter().copied().chain(std::iter::repeat_n(self.pad, pads(row))));
-        let ids = ids.map(i64::from).collect();
-        inputs.push((wiring.input_ids.name.clone(), tensors::integers(wiring.input_ids.element, &shape, ids)?));
-
-        if let Some(mask) = &wiring.attention_mask {
-            let total = width + rows.iter().map(|row| row.past).max().unwrap_or(0);
-            let values = rows.iter().flat_map(|row| {
-                let real = row.past + row.ids.len();
-                (0..total).map(move |column| i64::from(column < real))
-            });
-            inputs.push((mask.name.clone(), tensors::integers(mask.element, &[rows.len(), total], values.collect())?));
-        }
-        if let Some(PositionIds { input, planes }) = &wiring.position_ids {
-            let row_positions = |row: &Row| {
-                let real = (row.past..row.past + row.ids.len()).map(|position| position as i64);
-                real.chain(std::iter::repeat_n(0, pads(row))).collect::<Vec<_>>()
-            };
-            let plane: Vec<i64> = rows.iter().flat_map(row_positions).collect();
-            let (shape, values) = match planes {
-                None => (shape.to_vec(), plane),
-                Some(planes) => (vec![*planes, rows.len(), width], plane.repeat(*planes)),
-            };
-            inputs.push((input.name.clone(), tensors::integers(input.element, &shape, values)?));
-        }
-        Ok(inputs)
-    }
-
-    fn unsupported(&self, what: &str) -> Error {
-        Error::unsupported(format!("{}: {what}", self.file.display()), "prompts of one length")
-    }
-}
-
-/// New tokens of one sequence, and how many it has in the cache already.
-pub(crate) struct Row<'a> {
-    pub(crate) ids: &'a [u32],
-    pub(crate) past: usize,
-}
-
-/// Runs the graph with named inputs; every output is allocated by ONNX Runtime.
-pub(crate) fn run<'r, 's: 'r>(
-    session: &'s mut Session,
-    inputs: Vec<(String, SessionInputValue)>,
-    options: &'r RunOptions,
-) -> Result<SessionOutputs<'r>> {
-    session.run_with_options(inputs, options).map_err(Error::execution("running the model"))
 }

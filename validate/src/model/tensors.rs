@@ -2,7 +2,9 @@
 
 use half::f16;
 use ort::memory::Allocator;
-use ort::value::{DynTensor, Tensor, TensorElementType as Element, TensorValueTypeMarker, Value};
+use ort::value::{
+    DynTensor, PrimitiveTensorElementType, Tensor, TensorElementType as Element, TensorValueTypeMarker, Value,
+};
 
 use crate::{Error, Result};
 
@@ -30,6 +32,18 @@ pub(super) fn allocated(memory: &Allocator, element: Element, shape: &[usize]) -
         .map_err(Error::execution(format!("allocating a cache tensor {shape:?} of {element}")))
 }
 
+pub(super) fn shape(tensor: &DynTensor) -> Result<Vec<usize>> {
+    let shape = tensor.shape().iter().map(|&dim| usize::try_from(dim)).collect::<Result<_, _>>();
+    shape.map_err(Error::execution("reading the shape of a tensor"))
+}
+
+/// Changes one size of a shape.
+pub(super) fn set(shape: &mut [usize], axis: usize, size: usize) {
+    if let Some(dim) = shape.get_mut(axis) {
+        *dim = size;
+    }
+}
+
 /// Shape and values of a float32 or float16 tensor.
 pub(super) fn floats<T: TensorValueTypeMarker + ?Sized>(value: &Value<T>) -> Result<(Vec<usize>, Vec<f32>)> {
     let doing = "reading an output tensor";
@@ -47,33 +61,47 @@ pub(super) fn floats<T: TensorValueTypeMarker + ?Sized>(value: &Value<T>) -> Res
     Ok((shape.map_err(Error::execution(doing))?, values))
 }
 
-/// Copies the first `count` elements of each head. `from` and `to` are `[1, heads, …, …]` of one element type, and a
-/// head of either holds at least `count` elements.
-pub(super) fn copy_head_rows(from: &DynTensor, to: &mut DynTensor, heads: usize, count: usize) -> Result<()> {
+/// A tensor of that shape with those indices of an axis, in their order.
+pub(super) fn gathered(
+    memory: &Allocator,
+    from: &DynTensor,
+    shape: &[usize],
+    axis: usize,
+    indices: &[usize],
+) -> Result<DynTensor> {
+    let mut to = allocated(memory, *from.data_type(), shape)?;
     match from.data_type() {
-        Element::Float16 => copy_typed::<f16>(from, to, heads, count),
-        Element::Int8 => copy_typed::<i8>(from, to, heads, count),
-        Element::Uint8 => copy_typed::<u8>(from, to, heads, count),
-        _ => copy_typed::<f32>(from, to, heads, count),
+        Element::Float16 => copy::<f16>(from, &mut to, axis, indices)?,
+        Element::Int8 => copy::<i8>(from, &mut to, axis, indices)?,
+        Element::Uint8 => copy::<u8>(from, &mut to, axis, indices)?,
+        _ => copy::<f32>(from, &mut to, axis, indices)?,
     }
+    Ok(to)
 }
 
-fn copy_typed<T>(from: &DynTensor, to: &mut DynTensor, heads: usize, count: usize) -> Result<()>
+fn copy<T>(from: &DynTensor, to: &mut DynTensor, axis: usize, indices: &[usize]) -> Result<()>
 where
-    T: ort::value::PrimitiveTensorElementType + Copy,
+    T: PrimitiveTensorElementType + Copy,
 {
-    let doing = "shortening the cache";
+    let doing = "copying the cache";
+    let sizes = shape(from)?;
+    let inner: usize = sizes.iter().skip(axis + 1).product();
+    let block = sizes.get(axis).copied().unwrap_or(1) * inner;
     let (_, source) = from.try_extract_tensor::<T>().map_err(Error::execution(doing))?;
     let (_, target) = to.try_extract_tensor_mut::<T>().map_err(Error::execution(doing))?;
-    if heads == 0 || count == 0 {
+    if block == 0 || target.is_empty() {
         return Ok(());
     }
-    let sources = source.chunks_exact((source.len() / heads).max(1));
-    let targets = target.chunks_exact_mut(count);
-    for (source, target) in sources.zip(targets) {
-        let kept =
-            source.get(..count).ok_or_else(|| Error::execution(doing)("the cache is shorter than its rewind"))?;
-        target.copy_from_slice(kept);
+    let lacks = || Error::execution(doing)("it is shorter than what is wanted of it");
+    for (source, target) in source.chunks_exact(block).zip(target.chunks_exact_mut(indices.len() * inner)) {
+        // The usual cases, a beginning and one's own place, are one run of memory.
+        if indices.iter().copied().eq(0..indices.len()) {
+            target.copy_from_slice(source.get(..target.len()).ok_or_else(lacks)?);
+            continue;
+        }
+        for (&index, target) in indices.iter().zip(target.chunks_exact_mut(inner)) {
+            target.copy_from_slice(source.get(index * inner..(index + 1) * inner).ok_or_else(lacks)?);
+        }
     }
     Ok(())
 }

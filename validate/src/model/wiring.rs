@@ -3,20 +3,18 @@
 
 use std::collections::BTreeMap;
 
-use ort::memory::Allocator;
-use ort::session::SessionOutputs;
-use ort::value::{DynTensor, Outlet, TensorElementType as Element};
+use ort::value::{Outlet, TensorElementType as Element};
 
-use super::tensors;
-use crate::config::{Config, Decoder, Template};
-use crate::{Error, Matrix, Precision, Result};
+use super::slot::CacheSlot;
+use crate::config::{Config, Inputs};
+use crate::{Error, Result};
 
 /// A graph input or output; a dimension that is not fixed is -1.
 #[derive(Clone, Debug)]
-pub(super) struct Port {
-    name: String,
-    element: Option<Element>,
-    dims: Vec<i64>,
+pub(crate) struct Port {
+    pub(crate) name: String,
+    pub(crate) element: Option<Element>,
+    pub(crate) dims: Vec<i64>,
 }
 
 #[derive(Debug)]
@@ -26,10 +24,41 @@ pub(crate) struct Wiring {
     pub(super) position_ids: Option<PositionIds>,
     /// Whether a run takes one token and no more.
     pub(crate) one_by_one: bool,
-    /// Keys and values of all layers, in the order of the layers.
+    /// Keys and values of all layers, in the order of the layers; then states.
     pub(crate) slots: Vec<CacheSlot>,
     pub(crate) logits: String,
-    vocab_size: usize,
+    /// Where tokens of all sequences come in one row and their caches in pages.
+    pub(crate) paged: Option<Paged>,
+    /// Single numbers about a run.
+    pub(super) scalars: Vec<(ScalarInput, IntegerInput)>,
+    /// What the caller has to give.
+    pub(crate) extra_inputs: Vec<Port>,
+    /// Besides logits and caches.
+    pub(crate) extra_outputs: Vec<String>,
+}
+
+/// Inputs beside packed tokens, all int32.
+#[derive(Debug)]
+pub(crate) struct Paged {
+    /// `[batch + 1]`: where each sequence's new tokens begin, and the end.
+    pub(crate) starts: String,
+    /// `[batch]`: tokens in the cache.
+    pub(crate) pasts: String,
+    /// `[batch, pages]`: the pages of each sequence, -1 for none.
+    pub(crate) pages: String,
+    /// `[3]`: the most new tokens of a sequence; the most tokens, new ones included; the fewest.
+    pub(crate) bounds: Option<String>,
+}
+
+/// What a number about a run says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ScalarInput {
+    /// `[1]`: tokens behind the run.
+    TotalLength,
+    /// `[1, 1]`: the last token's position.
+    LastPosition,
+    /// `[1]`: how many logits are wanted; 0 stands for all.
+    AllLogits,
 }
 
 #[derive(Debug)]
@@ -46,34 +75,6 @@ pub(super) struct PositionIds {
     pub(super) planes: Option<usize>,
 }
 
-/// One tensor of the cache: `[batch, heads, tokens, head_size]`, f32 or f16, or codes of 8 bits, or pairs of codes of 4. In
-/// a graph of fixed sizes the column of a token is its position, and those behind it hold nothing yet.
-#[derive(Clone, Debug)]
-pub(crate) struct CacheSlot {
-    pub(crate) past: String,
-    pub(crate) present: String,
-    element: Element,
-    heads: usize,
-    /// What it has room for, where that is fixed.
-    fixed: Option<usize>,
-    head_size: usize,
-    /// In tokens, where no more are kept.
-    window: Option<usize>,
-}
-
-/// Tokens that a cache holds beyond its window, as in the peer on the CPU: so many steps pass before any is forgotten.
-const SLACK: usize = 16;
-
-/// A tensor of the cache.
-#[derive(Clone, Debug, PartialEq)]
-pub struct CachedTensor {
-    /// The graph's input.
-    pub name: String,
-    /// `[1, heads, tokens, head size]`
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
 impl Port {
     pub(super) fn of(outlet: &Outlet) -> Self {
         let dims = outlet.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
@@ -84,11 +85,12 @@ impl Port {
 impl Wiring {
     pub(super) fn read(inputs: &[Port], outputs: &[Port], package: &Config) -> Result<Self> {
         let decoder = &package.decoder;
-        let names = &decoder.inputs;
+        let (names, given) = (&decoder.inputs, &decoder.outputs);
         let (mut input_ids, mut attention_mask, mut position_ids) = (None, None, None);
         let mut one_by_one = false;
-        let mut keys = BTreeMap::new();
-        let mut values = BTreeMap::new();
+        let (mut keys, mut values, mut slots, mut states) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
+        let (mut scalars, mut extra_inputs) = (Vec::new(), Vec::new());
+        let paged = Paged::of(inputs, names);
         for port in inputs {
             if port.name == names.input_ids {
                 one_by_one = takes_one(port)?;
@@ -97,73 +99,136 @@ impl Wiring {
                 attention_mask = Some(IntegerInput::of(port)?);
             } else if port.name == names.position_ids {
                 position_ids = Some(PositionIds::of(port)?);
+            } else if paged.as_ref().is_some_and(|paged| paged.names().any(|name| *name == port.name)) {
+                IntegerInput::of(port)?;
+            } else if let Some(scalar) = ScalarInput::of(&port.name, names) {
+                scalars.push((scalar, IntegerInput::of(port)?));
             } else if let Some(layer) = names.past_key.layer(&port.name) {
                 keys.insert(layer, port);
             } else if let Some(layer) = names.past_value.layer(&port.name) {
                 values.insert(layer, port);
+            } else if let (Some(past), Some(present)) = (&names.past, &given.present)
+                && let Some(layer) = past.layer(&port.name)
+            {
+                slots.push((layer, CacheSlot::joined(port, present.name(layer), outputs, decoder)?));
+            } else if let Some(present) = state_of(port, package) {
+                states.push(CacheSlot::state(port, present, outputs, decoder)?);
             } else if port.name == names.inputs_embeds {
                 let what = format!("graph input `{}`, embeddings in place of token ids,", port.name);
                 return Err(Error::unsupported(what, "packages with their embedding, built without exclude_embeds"));
             } else {
-                let known = format!(
-                    "{}, {}, {} and a cache named {} and {}",
-                    names.input_ids,
-                    names.attention_mask,
-                    names.position_ids,
-                    names.past_key.name(0),
-                    names.past_value.name(0)
-                );
-                return Err(Error::unsupported(format!("graph input `{}`", port.name), known));
+                extra_inputs.push(port.clone());
             }
         }
         let lacks = |what: &str| Error::package(&decoder.model, format!("the graph has no {what}"));
         let input_ids = input_ids.ok_or_else(|| lacks(&format!("input `{}`", names.input_ids)))?;
+        slots.sort_by_key(|(layer, _)| *layer);
+        let mut slots: Vec<CacheSlot> = slots.into_iter().map(|(_, slot)| slot).collect();
         // Without a cache each step would forget the ones before it, in silence.
-        if keys.is_empty() || !keys.keys().eq(values.keys()) {
+        if (keys.is_empty() && slots.is_empty()) || !keys.keys().eq(values.keys()) {
             let (keys, values) = (keys.len(), values.len());
             let (key, value) = (names.past_key.name(0), names.past_value.name(0));
             return Err(lacks(&format!("complete cache: {keys} inputs like `{key}`, {values} like `{value}`")));
         }
-        let mut slots = Vec::with_capacity(keys.len() * 2);
         for ((layer, key), value) in keys.into_iter().zip(values.into_values()) {
-            slots.push(CacheSlot::of(key, &decoder.outputs.present_key, layer, outputs, decoder)?);
-            slots.push(CacheSlot::of(value, &decoder.outputs.present_value, layer, outputs, decoder)?);
+            for (past, present) in [(key, &given.present_key), (value, &given.present_value)] {
+                slots.push(match paged {
+                    Some(_) => CacheSlot::pages(past, present.name(layer), outputs, decoder)?,
+                    None => CacheSlot::keys(past, present.name(layer), layer, outputs, decoder)?,
+                });
+            }
         }
         if let Some((first, rest)) = slots.split_first()
-            && let Some(other) = rest.iter().find(|slot| slot.fixed != first.fixed)
+            && let Some(other) = rest.iter().find(|slot| slot.fixed() != first.fixed())
         {
             let what = format!("`{}` and `{}` with room for different numbers of tokens", first.past, other.past);
             return Err(Error::unsupported(what, "caches of one length"));
         }
         // What is masked would have to be told for each column.
-        if slots.iter().any(|slot| slot.fixed.is_some()) && attention_mask.is_some() {
+        if slots.iter().any(|slot| slot.fixed().is_some()) && attention_mask.is_some() {
             return Err(Error::unsupported("a cache of fixed length and an attention mask", "position_ids alone"));
         }
+        slots.append(&mut states);
         let logits = check_logits(outputs, package)?;
-        let vocab_size = package.vocab_size;
-        Ok(Self { input_ids, attention_mask, position_ids, one_by_one, slots, logits, vocab_size })
+        let extra = outputs.iter().map(|port| &port.name);
+        let extra = extra.filter(|name| **name != logits && !slots.iter().any(|slot| slot.present == **name));
+        Ok(Self {
+            input_ids,
+            attention_mask,
+            position_ids,
+            one_by_one,
+            extra_outputs: extra.cloned().collect(),
+            slots,
+            logits,
+            paged,
+            scalars,
+            extra_inputs,
+        })
     }
 
     /// The tokens that the cache has room for, where that is fixed.
     pub(crate) fn room(&self) -> Option<usize> {
-        self.slots.first().and_then(|slot| slot.fixed)
+        self.slots.first().and_then(CacheSlot::fixed)
     }
 
-    /// The logits of a run over `[batch, tokens]`, one matrix per row of the batch: `[tokens, vocab_size]`, or
-    /// `[1, vocab_size]` where the graph returns the last column only.
-    pub(crate) fn take_logits(&self, outputs: &SessionOutputs, (batch, tokens): (usize, usize)) -> Result<Vec<Matrix>> {
-        let refuse = |problem: String| Error::execution("reading the logits")(problem);
-        let value = outputs.get(&self.logits).ok_or_else(|| refuse(format!("no output `{}`", self.logits)))?;
-        let (shape, values) = tensors::floats(value)?;
-        let columns = match *shape.as_slice() {
-            [rows, columns, vocab] if rows == batch && vocab == self.vocab_size => columns,
-            _ => return Err(refuse(format!("shape {shape:?}, expected [{batch}, {tokens}, {}]", self.vocab_size))),
-        };
-        if columns != tokens && columns != 1 {
-            return Err(refuse(format!("{columns} columns for {tokens} tokens")));
+    /// What a caller would have to give who only has tokens.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] if there is such an input, with its name.
+    pub(crate) fn needs_tokens_alone(&self, names: &Inputs) -> Result<()> {
+        let Some(port) = self.extra_inputs.first() else { return Ok(()) };
+        let known = format!(
+            "{}, {}, {} and a cache named {} and {}",
+            names.input_ids,
+            names.attention_mask,
+            names.position_ids,
+            names.past_key.name(0),
+            names.past_value.name(0)
+        );
+        Err(Error::unsupported(format!("graph input `{}`", port.name), known))
+    }
+}
+
+/// The output that carries on a state of convolutions or linear attention, if `port` is the input of one. The peer finds
+/// those of hybrid models by the names of keys, with another ending.
+fn state_of(port: &Port, package: &Config) -> Option<String> {
+    let (names, given) = (&package.decoder.inputs, &package.decoder.outputs);
+    let named = [(&names.past_conv, &given.present_conv), (&names.past_recurrent, &given.present_recurrent)];
+    let found = named.iter().find_map(|(past, present)| Some(present.name(past.layer(&port.name)?)));
+    found.or_else(|| {
+        ["conv_state", "recurrent_state"].iter().find_map(|ending| {
+            let layer = names.past_key.with_ending(ending)?.layer(&port.name)?;
+            Some(given.present_key.with_ending(ending)?.name(layer))
+        })
+    })
+}
+
+impl Paged {
+    fn of(inputs: &[Port], names: &Inputs) -> Option<Self> {
+        let has = |name: &String| inputs.iter().any(|port| port.name == *name).then(|| name.clone());
+        Some(Self {
+            starts: has(&names.cumulative_sequence_lengths)?,
+            pasts: has(&names.past_sequence_lengths)?,
+            pages: has(&names.block_table)?,
+            bounds: has(&names.attention_metadata),
+        })
+    }
+
+    fn names(&self) -> impl Iterator<Item = &String> {
+        [&self.starts, &self.pasts, &self.pages].into_iter().chain(&self.bounds)
+    }
+}
+
+impl ScalarInput {
+    fn of(name: &str, names: &Inputs) -> Option<Self> {
+        match name {
+            name if name == names.current_sequence_length => Some(Self::TotalLength),
+            name if name == names.past_sequence_length => Some(Self::LastPosition),
+            "num_logits_to_keep" => Some(Self::AllLogits),
+            // As the exporter of PyTorch calls it where it has lost the name.
+            name if name.starts_with("onnx::Neg_") => Some(Self::AllLogits),
+            _ => None,
         }
-        let row = columns * self.vocab_size;
-        values.chunks_exact(row).map(|row| Matrix::new(columns, self.vocab_size, row.to_vec())).collect()
     }
 }
 
@@ -188,109 +253,6 @@ impl PositionIds {
             _ => None,
         };
         Ok(Self { input: IntegerInput::of(port)?, planes })
-    }
-}
-
-impl CacheSlot {
-    /// The graph's own fixed dimensions count; the configuration fills the others. Layers may differ in both.
-    fn of(past: &Port, present: &Template, layer: usize, outputs: &[Port], decoder: &Decoder) -> Result<Self> {
-        let name = present.name(layer);
-        let output = outputs.iter().find(|port| port.name == name).ok_or_else(|| {
-            Error::package(&decoder.model, format!("the graph has input `{}` but no output `{name}`", past.name))
-        })?;
-        let element = match past.element {
-            Some(element @ (Element::Float32 | Element::Float16 | Element::Int8 | Element::Uint8)) => element,
-            _ => return Err(wrong_element(past, "float32, float16, int8, uint8")),
-        };
-        if output.element != past.element {
-            let problem = format!("`{name}` is {}, but `{}` is {element}", shown(output), past.name);
-            return Err(Error::package(&decoder.model, problem));
-        }
-        let [_, heads, tokens, head_size] = *past.dims.as_slice() else {
-            let shape = format!("graph input `{}` of shape {:?}", past.name, past.dims);
-            return Err(Error::unsupported(shape, "[batch, heads, tokens, head_size]"));
-        };
-        Ok(Self {
-            past: past.name.clone(),
-            present: name,
-            element,
-            heads: usize::try_from(heads).unwrap_or(decoder.num_key_value_heads),
-            fixed: usize::try_from(tokens).ok(),
-            head_size: usize::try_from(head_size).unwrap_or(decoder.head_size),
-            window: decoder.window.as_ref().and_then(|window| window.of(layer)),
-        })
-    }
-
-    /// How many of `tokens` it holds; a window, and what the graph fixes, is held whole in any case.
-    pub(crate) fn room(&self, tokens: usize) -> usize {
-        if let Some(fixed) = self.fixed {
-            return fixed;
-        }
-        self.window.map_or(tokens, |window| tokens.min(window.saturating_add(SLACK)).max(window))
-    }
-
-    /// Whether it keeps a window alone.
-    pub(super) fn keeps_window(&self) -> bool {
-        self.window.is_some()
-    }
-
-    /// How coarse its codes are, where it holds codes.
-    pub(super) fn precision(&self) -> Option<Precision> {
-        match self.element {
-            Element::Int8 => Some(Precision::Int8),
-            Element::Uint8 => Some(Precision::Int4),
-            _ => None,
-        }
-    }
-
-    /// A tensor for a sequence of up to `tokens`.
-    pub(crate) fn buffer(&self, memory: &Allocator, tokens: usize) -> Result<DynTensor> {
-        let tokens = self.room(tokens);
-        tensors::allocated(memory, self.element, &[1, self.heads, tokens, self.head_size])
-    }
-
-    /// What a sequence starts from: no tokens at all, or zeros where the length is fixed.
-    ///
-    /// # Errors
-    /// [`Error::Unsupported`] for a cache that keeps a window: there is never less than that of it.
-    pub(crate) fn empty(&self, memory: &Allocator, batch: usize) -> Result<DynTensor> {
-        if let Some(window) = self.window {
-            let what = format!("an empty `{}`, which is a window of {window} tokens", self.past);
-            return Err(Error::unsupported(what, "one sequence in a shared buffer, CacheMode::Shared"));
-        }
-        tensors::allocated(memory, self.element, &[batch, self.heads, self.fixed.unwrap_or(0), self.head_size])
-    }
-
-    /// The cache after a run of one sequence, which must hold exactly `tokens`, or be as long as is fixed.
-    pub(crate) fn take_present(&self, outputs: &mut SessionOutputs, tokens: usize) -> Result<DynTensor> {
-        let refuse = |problem: String| Error::execution(format!("reading {}", self.present))(problem);
-        let value = outputs.remove(&self.present).ok_or_else(|| refuse("no such output".into()))?;
-        let tensor: DynTensor = value.downcast().map_err(|error| refuse(error.to_string()))?;
-        let expected = [1, self.heads, self.fixed.unwrap_or(tokens), self.head_size]
-            .map(|dim| i64::try_from(dim).unwrap_or(i64::MAX));
-        if **tensor.shape() == expected {
-            Ok(tensor)
-        } else {
-            Err(refuse(format!("shape {}, expected {expected:?}", tensor.shape())))
-        }
-    }
-
-    /// The name, shape and values of a cache tensor.
-    pub(crate) fn values(&self, cache: &DynTensor) -> Result<CachedTensor> {
-        match self.element {
-            Element::Float32 | Element::Float16 => {
-                let (shape, values) = tensors::floats(cache)?;
-                Ok(CachedTensor { name: self.past.clone(), shape, values })
-            }
-            element => Err(Error::unsupported(format!("values of `{}`, which is {element}", self.past), "f32, f16")),
-        }
-    }
-
-    /// A copy of the first `tokens` of a one-row cache tensor.
-    pub(crate) fn shortened(&self, memory: &Allocator, cache: &DynTensor, tokens: usize) -> Result<DynTensor> {
-        let mut shorter = self.buffer(memory, tokens)?;
-        tensors::copy_head_rows(cache, &mut shorter, self.heads, tokens * self.head_size)?;
-        Ok(shorter)
     }
 }
 
@@ -322,7 +284,7 @@ fn check_logits(outputs: &[Port], package: &Config) -> Result<String> {
     if !matches!(port.element, Some(Element::Float32 | Element::Float16)) {
         return Err(wrong_element(port, "float32, float16"));
     }
-    if let [_, _, columns] = *port.dims.as_slice()
+    if let [.., columns] = *port.dims.as_slice()
         && columns >= 0
         && usize::try_from(columns) != Ok(package.vocab_size)
     {
@@ -333,11 +295,11 @@ fn check_logits(outputs: &[Port], package: &Config) -> Result<String> {
     Ok(name.clone())
 }
 
-fn wrong_element(port: &Port, supported: &str) -> Error {
+pub(super) fn wrong_element(port: &Port, supported: &str) -> Error {
     Error::unsupported(format!("element type {} of `{}`", shown(port), port.name), supported)
 }
 
-fn shown(port: &Port) -> String {
+pub(super) fn shown(port: &Port) -> String {
     port.element.map_or_else(|| "other than tensor".into(), |element| element.to_string())
 }
 
@@ -369,7 +331,9 @@ mod tests {
     }
 
     fn read(inputs: &[Port], outputs: &[Port]) -> Result<Wiring> {
-        Wiring::read(inputs, outputs, &Config::parse(CONFIG.as_bytes(), Path::new("")).unwrap())
+        let package = Config::parse(CONFIG.as_bytes(), Path::new("")).unwrap();
+        let wiring = Wiring::read(inputs, outputs, &package)?;
+        wiring.needs_tokens_alone(&package.decoder.inputs).map(|()| wiring)
     }
 
     fn refused(change: impl FnOnce(&mut Vec<Port>, &mut Vec<Port>)) -> String {
@@ -389,7 +353,7 @@ mod tests {
         );
         assert_eq!(wiring.slots[3].present, "present.7.value");
         // Heads from the graph, head size from the configuration.
-        assert!(wiring.slots.iter().all(|slot| (slot.heads, slot.head_size) == (5, 16)));
+        assert!(wiring.slots.iter().all(|slot| slot.shape(2, 7) == [2, 5, 7, 16]));
         assert_eq!(wiring.attention_mask.unwrap().element, Element::Int32);
         assert!(wiring.position_ids.is_none());
     }
