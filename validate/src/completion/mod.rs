@@ -1,14 +1,17 @@
 //! Texts from prompts.
 
 mod create;
+mod embedding;
 mod llm;
 mod logprobs;
 mod processors;
 mod response;
+mod state;
 mod text;
 pub(crate) mod turn;
 
 pub use create::{CompletionOptions, CompletionStream, Prompt};
+pub use embedding::{Embedding, EmbeddingOptions, EmbeddingUsage, Embeddings, Pooling};
 pub use llm::{Generate, Llm, LlmOptions};
 pub use logprobs::TokenLogprobs;
 pub use processors::{FrequencyPenalty, LogitBias, MinP, RepetitionPenalty, StoppingCriterion, TypicalP};
@@ -17,4 +20,5 @@ pub use response::{
     Completion, CompletionChoice, CompletionLogprobs, CompletionUsage, FunctionCall, LikelyToken, PromptTokensDetails,
     ToolCall,
 };
+pub use state::LlmState;
 pub use turn::{FinishReason, Token, TurnOptions};
