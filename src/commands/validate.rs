@@ -212,7 +212,7 @@ impl From<genai_validate::Error> for Failure {
     fn from(error: genai_validate::Error) -> Self {
         let code = match error.kind() {
             // A package that this crate cannot run was neither right nor wrong.
-            ErrorKind::Runtime | ErrorKind::Unsupported | ErrorKind::Execution => code::COULD_NOT_RUN,
+            ErrorKind::Runtime | ErrorKind::Unsupported | ErrorKind::Execution | ErrorKind::Busy => code::COULD_NOT_RUN,
             ErrorKind::Package | ErrorKind::Reference => code::MALFORMED,
             ErrorKind::Checkpoint => code::INCONSISTENT,
             ErrorKind::Argument => code::USAGE,

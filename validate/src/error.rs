@@ -23,6 +23,8 @@ pub enum ErrorKind {
     Argument,
     /// ONNX Runtime or the tokenizer failed while working.
     Execution,
+    /// Too much was asked for at a time.
+    Busy,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -58,11 +60,11 @@ pub enum Error {
     Unsupported { what: String, supported: String },
     #[error("{name} is {value}, expected {expected}")]
     Argument { name: &'static str, value: String, expected: String },
+    #[error("the generator was cancelled")]
+    Cancelled,
     /// An engine whose queue is full.
     #[error("{waiting} texts wait already")]
     Busy { waiting: usize },
-    #[error("the generator was cancelled")]
-    Cancelled,
     #[error("{doing}: {source}")]
     Execution { doing: String, source: Box<dyn std::error::Error + Send + Sync> },
 }
@@ -80,9 +82,8 @@ impl Error {
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
             Self::Argument { .. } => ErrorKind::Argument,
-            Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled | Self::Busy { .. } => {
-                ErrorKind::Execution
-            }
+            Self::Busy { .. } => ErrorKind::Busy,
+            Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled => ErrorKind::Execution,
         }
     }
 

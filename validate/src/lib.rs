@@ -28,6 +28,7 @@ pub mod engine;
 mod error;
 mod generate;
 mod generator;
+pub mod graph;
 mod integrity;
 pub mod interpreter;
 mod matrix;

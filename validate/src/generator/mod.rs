@@ -30,8 +30,7 @@ use cancel::Runs;
 use row::RowText;
 
 use crate::model::{Lanes, Model, Tensor};
-use crate::search_options::SearchOptions;
-use crate::{Adapters, CacheMode, Error, Result, Sampler, SamplingOptions};
+use crate::{Adapters, CacheMode, Error, Result, Sampler, SamplingOptions, SearchOptions};
 
 /// Continues one sequence, a batch of them, or beams.
 ///
@@ -71,16 +70,17 @@ impl Generator {
         if search.max_length == 0 {
             search.max_length = model.context_length();
         }
-        search.check(model.vocab_size(), model.context_length())?;
-        if let Some(eos) = model.eos_token_ids().iter().find(|&&id| id as usize >= model.vocab_size()) {
-            return Err(Error::argument("eos_token_id", eos, format!("below vocab_size {}", model.vocab_size())));
-        }
+        check(&search, model)?;
         let rows = search.batch_size * search.num_beams;
         if !constraints.is_empty() && (constraints.len() != search.batch_size || search.num_beams > 1) {
             let value = format!("{} for {} rows", constraints.len(), rows);
             return Err(Error::argument("the number of constraints", value, "one for each row, and no beams"));
         }
-        let sampler = search.do_sample.then(|| {
+        let sampled = search.do_sample && search.top_k != 1 && search.temperature != 0.0;
+        if sampled && search.num_beams > 1 {
+            return Err(Error::argument("num_beams", search.num_beams, "1 where do_sample is true"));
+        }
+        let sampler = sampled.then(|| {
             Sampler::new(SamplingOptions {
                 temperature: search.temperature,
                 top_k: search.top_k,
@@ -356,4 +356,32 @@ impl Generator {
         }
         self.runs.add_adapter(adapter)
     }
+}
+
+/// What only the model can tell of options.
+fn check(search: &SearchOptions, model: &Model) -> Result<()> {
+    let between = |name: &'static str, value: usize, most: usize| match value {
+        value if (1..=most).contains(&value) => Ok(()),
+        value => Err(Error::argument(name, value, format!("1 to {most}"))),
+    };
+    between("batch_size", search.batch_size, 32)?;
+    between("num_beams", search.num_beams, 32)?;
+    between("num_return_sequences", search.num_return_sequences, search.num_beams)?;
+    if search.max_length > model.context_length() {
+        let expected = format!("1 to context_length {}", model.context_length());
+        return Err(Error::argument("max_length", search.max_length, expected));
+    }
+    if let Some(eos) = model.eos_token_ids().iter().find(|&&id| id as usize >= model.vocab_size()) {
+        return Err(Error::argument("eos_token_id", eos, format!("below vocab_size {}", model.vocab_size())));
+    }
+    if !(search.repetition_penalty > 0.0 && search.repetition_penalty.is_finite()) {
+        return Err(Error::argument("repetition_penalty", search.repetition_penalty, "a number above 0"));
+    }
+    if !search.length_penalty.is_finite() {
+        return Err(Error::argument("length_penalty", search.length_penalty, "a number"));
+    }
+    if search.num_beams > 1 && model.vocab_size() < 2 {
+        return Err(Error::argument("num_beams", search.num_beams, "1 for a vocabulary of one token"));
+    }
+    Ok(())
 }

@@ -20,7 +20,7 @@ pub struct GeneratorParams {
 impl GeneratorParams {
     /// What the package itself asks for.
     pub fn of(package: &Config) -> Self {
-        SearchOptions::of(package).into()
+        package.search.clone().into()
     }
 }
 
