@@ -1,11 +1,13 @@
 //! Contexts put away and taken up again, and vectors of texts.
 
 use genai_validate::completion::{EmbeddingOptions, Llm, LlmOptions, LlmState, Pooling, Prompt};
-use genai_validate::{CacheMode, Config, ErrorKind};
+use genai_validate::{CacheMode, Config, ErrorKind, Tokenizer};
 use half::bf16;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 use super::{STORY, complete, drawn, ids, llm, most};
+use crate::cache::{channel_scales, quantized_with, scale_file};
 use crate::engine::{Tales, tales};
 use crate::support::{build, fixture, load, read_tensors};
 
@@ -61,7 +63,9 @@ fn a_state_goes_on_where_it_was_saved() {
 
 #[test]
 fn a_state_of_a_quantized_cache_is_its_codes() {
-    let (folder, mut llm) = package(&["kv_cache_dtype=int8"]);
+    let scales = scale_file(&channel_scales("tales-llama").unwrap(), true);
+    let folder = quantized_with("tales-llama", "fp32", "cpu", "int8_per_channel", &scales, &[]).unwrap();
+    let mut llm = open(&folder);
     llm.eval(&tales().encode(STORY)).unwrap();
     let state = llm.save_state().unwrap();
     let expected = sampled(&mut llm, 12);
@@ -71,6 +75,31 @@ fn a_state_of_a_quantized_cache_is_its_codes() {
     let mut other = open(&folder);
     other.load_state(&LlmState::from_bytes(&state.to_bytes().unwrap()).unwrap()).unwrap();
     assert_eq!(sampled(&mut other, 12), expected);
+}
+
+/// A window of 16 tokens: what was forgotten is not in the state either.
+#[test]
+fn a_state_of_a_windowed_cache_is_the_window() {
+    let folder = build(&fixture("mistral-window"), "fp32", "cpu", &["windowed_kv_cache=true"]).unwrap();
+    let config = Config::open(folder.path()).unwrap();
+    let (model, tokenizer) = (load(folder.path()).unwrap(), Tokenizer::load(folder.path()).unwrap());
+    assert!(model.keeps_windows());
+    let options = LlmOptions { n_ctx: Some(64), ..LlmOptions::default() };
+    let tokenizer = Arc::new(tokenizer);
+    let open = || Llm::new(config.clone(), model.clone(), tokenizer.clone(), options.clone()).unwrap();
+    let mut one = open();
+    let vocab = one.n_vocab() as u32;
+    let tokens: Vec<u32> = (0..40).map(|token| token * 7 % vocab).collect();
+    one.eval(&tokens).unwrap();
+    let state = one.save_state().unwrap();
+    let expected = sampled(&mut one, 8);
+    let mut other = open();
+    other.load_state(&state).unwrap();
+    assert_eq!(sampled(&mut other, 8), expected);
+    // What a prompt shares with a context that is forgotten is computed again.
+    let mut fresh = open();
+    let shared = [&tokens[..20], &[3, 4]].concat();
+    assert_eq!(ids(&mut other, &shared, most(4)), ids(&mut fresh, &shared, most(4)));
 }
 
 #[test]

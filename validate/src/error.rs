@@ -56,6 +56,12 @@ pub enum Error {
     /// `name` is a file, or says which prompt of which reference.
     #[error("reference {name}: {problem}")]
     Reference { name: String, problem: String },
+    /// A conversation that a chat template cannot or will not write.
+    #[error("the conversation {problem}")]
+    Chat { problem: String },
+    /// `line` counts from 1; 0 is unknown.
+    #[error("chat template, line {line}: {problem}")]
+    ChatTemplate { line: usize, problem: String },
     #[error("{what} is not supported; supported: {supported}")]
     Unsupported { what: String, supported: String },
     #[error("{name} is {value}, expected {expected}")]
@@ -77,11 +83,11 @@ impl Error {
             | Self::RuntimeRefused { .. }
             | Self::RuntimeInstall { .. }
             | Self::ProviderMissing { .. } => ErrorKind::Runtime,
-            Self::Config { .. } | Self::Package { .. } => ErrorKind::Package,
+            Self::Config { .. } | Self::Package { .. } | Self::ChatTemplate { .. } => ErrorKind::Package,
             Self::Checkpoint(_) | Self::Weight { .. } => ErrorKind::Checkpoint,
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Argument { .. } => ErrorKind::Argument,
+            Self::Argument { .. } | Self::Chat { .. } => ErrorKind::Argument,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled => ErrorKind::Execution,
         }

@@ -64,5 +64,8 @@ pub use runtime::{Network, Provider, Runtime};
 pub use sampling::{Sampler, SamplingOptions};
 pub use search_options::SearchOptions;
 pub use sequence::{CacheMode, Sequence, SequenceOptions};
-pub use tokenizer::{Passed, SpecialTokens, StopStrings, TextStream, Tokenizer};
+pub use tokenizer::{
+    Chat, ChatEnding, ChatTemplate, ChatTemplates, Clock, Decoding, Disagreement, Markers, Padded, Passed,
+    SpecialTokens, StopStrings, TextStream, Tokenizer,
+};
 pub use verdict::{ParityReport, Precision, PromptParity, Verdict};

@@ -1,5 +1,6 @@
 //! Texts from prompts.
 
+mod chat;
 mod create;
 mod embedding;
 mod llm;
@@ -10,6 +11,7 @@ mod state;
 mod text;
 pub(crate) mod turn;
 
+pub use chat::{ChatOptions, ChatStream, ResponseFormat, ToolChoice};
 pub use create::{CompletionOptions, CompletionStream, Prompt};
 pub use embedding::{Embedding, EmbeddingOptions, EmbeddingUsage, Embeddings, Pooling};
 pub use llm::{Generate, Llm, LlmOptions};
