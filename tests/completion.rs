@@ -1,6 +1,7 @@
 //! The surface of llama-cpp-python on a small model: what it answers, and that it answers the same whatever it has in its
 //! context.
 
+mod chat;
 mod state;
 
 use genai_validate::completion::{

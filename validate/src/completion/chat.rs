@@ -230,3 +230,9 @@ fn told(tokenizer: &Tokenizer, token: u32, found: &TokenLogprobs) -> ChatTokenLo
     let top_logprobs = found.top.iter().map(|&(token, logprob)| likely(token, logprob)).collect();
     ChatTokenLogprob { token: likely(token, found.logprob), top_logprobs }
 }
+
+impl Llm {
+    fn json_schema(&self, _: &Value) -> Result<Box<dyn crate::Constraint>> {
+        Err(Error::unsupported("a grammar", "text"))
+    }
+}

@@ -66,9 +66,9 @@ impl LlmState {
         let SamplerState { options, used, .. } = &self.sampler;
         let SamplingOptions { temperature, top_k, top_p, seed } = options;
         let sampler = json!({"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed, "used": used});
-        let sampler = sampler.to_string();
-        let told = [("format", FORMAT), ("model", &self.model), ("sampler", &sampler)];
-        let told: HashMap<String, String> = told.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        // In one entry: safetensors writes several in any order.
+        let state = json!({"format": FORMAT, "model": self.model, "sampler": sampler});
+        let told = HashMap::from([("state".to_owned(), state.to_string())]);
         safetensors::serialize(views, Some(told)).map_err(Error::execution(doing))
     }
 
@@ -77,9 +77,11 @@ impl LlmState {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let refuse = |problem: String| Error::argument("a stored state", problem, "what LlmState::to_bytes wrote");
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(|error| refuse(error.to_string()))?;
-        let told = header.metadata().clone().unwrap_or_default();
-        if told.get("format").map(String::as_str) != Some(FORMAT) {
-            return Err(refuse(format!("of format {:?}", told.get("format"))));
+        let told = header.metadata().as_ref().and_then(|told| told.get("state"));
+        let told: Value = told.and_then(|told| serde_json::from_str(told).ok()).unwrap_or_default();
+        let text = |key: &str| told.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("format") != FORMAT {
+            return Err(refuse(format!("of format {:?}", text("format"))));
         }
         let file = SafeTensors::deserialize(bytes).map_err(|error| refuse(error.to_string()))?;
         let words = |name: &str, dtype: Dtype| {
@@ -90,7 +92,7 @@ impl LlmState {
             let chunks = view.data().chunks_exact(4);
             Ok(chunks.map(|word| u32::from_le_bytes(word.try_into().unwrap_or_default())).collect::<Vec<u32>>())
         };
-        let sampler = told.get("sampler").and_then(|text| sampler_of(&serde_json::from_str(text).ok()?));
+        let sampler = told.get("sampler").and_then(sampler_of);
         let (options, used) = sampler.ok_or_else(|| refuse("without a sampler".to_owned()))?;
         let sampler = SamplerState { options, words: words("sampler.words", Dtype::U32)?, used };
         let mut cache = Vec::new();
@@ -108,7 +110,7 @@ impl LlmState {
             logits: words("logits", Dtype::F32)?.into_iter().map(f32::from_bits).collect(),
             sampler,
             cache,
-            model: told.get("model").cloned().unwrap_or_default(),
+            model: text("model").to_owned(),
         })
     }
 }
