@@ -10,7 +10,7 @@ use genai_validate::engine::{
     Engine, EngineOptions, Event, Output, Scheduler, SessionId, SessionOptions, Shutdown, Usage,
 };
 use genai_validate::{
-    CacheMode, Config, Error, ErrorKind, GenerateOptions, Model, SamplingOptions, SequenceOptions, SpecialTokens,
+    CacheMode, Config, Error, ErrorKind, GenerateOptions, GrammarCompiler, Guidance, Model, SamplingOptions, SequenceOptions, SpecialTokens,
     Tokenizer, generate,
 };
 use tempfile::TempDir;
@@ -41,7 +41,7 @@ impl Tales {
     }
 
     fn options(&self) -> EngineOptions {
-        EngineOptions { max_length: 256, chunk_tokens: 4, ..EngineOptions::of(&self.model, &self.eos_token_ids) }
+        EngineOptions { max_length: 256, chunk_tokens: 4, ..EngineOptions::of(&self.model) }
     }
 
     fn engine(&self, options: EngineOptions) -> Engine {
@@ -314,4 +314,22 @@ fn prompts_that_begin_alike_share_a_cache() {
     assert_eq!(ids(&continued), ids(&fresh));
     let other = engine.submit(&tales.encode(PROMPTS[5]), most(2)).unwrap().wait();
     assert_eq!(other.usage.cached_prompt_tokens, 0);
+}
+
+#[test]
+fn a_grammar_binds_its_own_text() {
+    let tales = tales();
+    let engine = tales.engine(tales.options());
+    let compiler = GrammarCompiler::new(&tales.tokenizer, tales.model.vocab_size(), &tales.eos_token_ids).unwrap();
+    let bound = |expression: &str| {
+        let grammar = compiler.compile(&Guidance::Regex(expression.to_owned())).unwrap();
+        TurnOptions { constraint: Some(Box::new(grammar)), ..most(20) }
+    };
+    let prompt = tales.encode(PROMPTS[1]);
+    let turns = [bound("[0-9]{3}"), most(20), bound("(yes|no)")].map(|turn| engine.submit(&prompt, turn).unwrap());
+    let [number, free, answer] = turns.map(|turn| turn.wait());
+    assert!(number.text.len() == 3 && number.text.parse::<u32>().is_ok(), "{}", number.text);
+    assert!(["yes", "no"].contains(&answer.text.as_str()), "{}", answer.text);
+    assert_eq!([number.reason, answer.reason], [FinishReason::Eos; 2]);
+    assert_eq!(free.tokens, engine.submit(&prompt, most(20)).unwrap().wait().tokens);
 }

@@ -3,8 +3,8 @@
 use genai_validate::completion::{
     ChatChunk, ChatCompletion, ChatOptions, CompletionOptions, Prompt, ResponseFormat, ToolChoice, TurnOptions,
 };
-use genai_validate::{Chat, ChatEnding, ErrorKind, SpecialTokens};
-use serde_json::json;
+use genai_validate::{Chat, ChatEnding, ErrorKind, Guidance, SpecialTokens};
+use serde_json::{Value, json};
 
 use super::{llm, most};
 use crate::engine::tales;
@@ -95,4 +95,57 @@ fn what_cannot_be_asked_is_refused() {
     assert!(ask(&long, options(most(1))).to_string().contains("the length of the prompt"));
     let closed = Chat { ending: ChatEnding::Closed, ..chat() };
     assert!(!llm.chat_prompt(&closed, None).unwrap().ends_with("<|assistant|>"));
+}
+
+#[test]
+fn an_answer_has_the_format_that_was_asked_for() {
+    let mut llm = llm(tales());
+    let schema = json!({
+        "type": "object",
+        "properties": {
+            "name": {"type": "string", "maxLength": 8},
+            "age": {"type": "integer", "minimum": 0, "maximum": 99}
+        },
+        "required": ["name", "age"],
+        "additionalProperties": false
+    });
+    let format = |response_format| ChatOptions { response_format, ..options(super::drawn(150, 4)) };
+    let answer = llm.create_chat_completion(&chat(), format(ResponseFormat::JsonSchema(schema.clone()))).unwrap();
+    let content: Value = serde_json::from_str(answer.choices[0].message.content.as_deref().unwrap()).unwrap();
+    assert!(content["name"].as_str().unwrap().chars().count() <= 8 && content["age"].as_u64().unwrap() <= 99);
+    assert_eq!((content.as_object().unwrap().len(), answer.choices[0].finish_reason.as_str()), (2, "stop"));
+
+    // The end of an object is favoured, as this model has never seen one.
+    let ends = TurnOptions { logit_bias: ending_bias(), ..most(150) };
+    let object = ChatOptions { response_format: ResponseFormat::JsonObject, ..options(ends) };
+    let answer = llm.create_chat_completion(&chat(), object).unwrap();
+    let content = answer.choices[0].message.content.clone().unwrap();
+    assert!(serde_json::from_str::<Value>(&content).unwrap().is_object(), "{content}");
+
+    let tool = json!({"type": "function", "function": {"name": "note_age", "parameters": schema}});
+    let with_tools = Chat { tools: Some(vec![tool]), ..chat() };
+    let call = ChatOptions { tool_choice: ToolChoice::Function("note_age".to_owned()), ..options(most(150)) };
+    let answer = llm.create_chat_completion(&with_tools, call).unwrap();
+    let choice = serde_json::to_value(&answer.choices[0]).unwrap();
+    assert_eq!((&choice["finish_reason"], &choice["message"]["content"]), (&json!("tool_calls"), &Value::Null));
+    let called = &choice["message"]["tool_calls"][0];
+    assert_eq!((&called["type"], &called["function"]["name"]), (&json!("function"), &json!("note_age")));
+    let arguments: Value = serde_json::from_str(called["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert!(arguments["age"].is_u64() && arguments["name"].is_string());
+
+    let wrong = format(ResponseFormat::JsonSchema(json!({"type": "object", "unheard_of": 1})));
+    assert!(llm.create_chat_completion(&chat(), wrong).is_err());
+    let constraint = Some(llm.constraint(&Guidance::Regex("[0-9]{3}".to_owned())).unwrap());
+    let turn = TurnOptions { constraint, ..most(20) };
+    let answer = llm.create_chat_completion(&chat(), options(turn)).unwrap();
+    let digits = answer.choices[0].message.content.clone().unwrap();
+    assert!(digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()), "{digits}");
+    let constraint = Some(llm.constraint(&Guidance::Regex("a".to_owned())).unwrap());
+    let both = ChatOptions { turn: TurnOptions { constraint, ..most(1) }, ..format(ResponseFormat::JsonObject) };
+    assert_eq!(llm.create_chat_completion(&chat(), both).unwrap_err().kind(), ErrorKind::Argument);
+}
+
+/// In favour of what closes strings and objects.
+fn ending_bias() -> std::collections::BTreeMap<u32, f32> {
+    ["\"", "}", "\"}"].iter().filter_map(|text| tales().tokenizer.token_id(text)).map(|id| (id, 50.0)).collect()
 }

@@ -10,7 +10,7 @@ use super::response::{
 };
 use super::text;
 use super::turn::{Token, TurnOptions};
-use crate::{Chat, ChatTemplates, Error, Result, SpecialTokens, Tokenizer};
+use crate::{Chat, ChatTemplates, Error, Guidance, Result, SpecialTokens, Tokenizer};
 
 /// Of [`Llm::create_chat_completion`].
 #[derive(Default)]
@@ -117,7 +117,7 @@ impl Llm {
             if turn.constraint.is_some() {
                 return Err(Error::argument("the constraint", "set beside a format or function", "one of them"));
             }
-            turn.constraint = Some(self.json_schema(&schema)?);
+            turn.constraint = Some(self.constraint(&Guidance::json_schema(schema))?);
         }
         let tokens = self.tokenize(&prompt, SpecialTokens::AsWritten)?;
         let heading = Heading::new("chatcmpl", self.name());
@@ -229,10 +229,4 @@ fn told(tokenizer: &Tokenizer, token: u32, found: &TokenLogprobs) -> ChatTokenLo
     };
     let top_logprobs = found.top.iter().map(|&(token, logprob)| likely(token, logprob)).collect();
     ChatTokenLogprob { token: likely(token, found.logprob), top_logprobs }
-}
-
-impl Llm {
-    fn json_schema(&self, _: &Value) -> Result<Box<dyn crate::Constraint>> {
-        Err(Error::unsupported("a grammar", "text"))
-    }
 }

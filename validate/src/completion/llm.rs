@@ -8,7 +8,7 @@ use super::turn::{FinishReason, Token, Turn, TurnOptions};
 use crate::engine::common;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{
-    Adapter, CacheMode, Config, Error, LoadOptions, Matrix, Model, Result, Runtime, Sequence, SequenceOptions,
+    Adapter, CacheMode, Config, Constraint, Error, GrammarCompiler, Guidance, LoadOptions, Matrix, Model, Result, Runtime, Sequence, SequenceOptions,
     SpecialTokens, Tokenizer,
 };
 
@@ -42,6 +42,8 @@ pub struct Llm {
     pub(super) adapter: Option<PathBuf>,
     /// Of the package, once it was asked for.
     pub(super) fingerprint: OnceLock<String>,
+    /// Once a grammar was asked for.
+    compiler: OnceLock<GrammarCompiler>,
     n_ctx: usize,
     name: String,
 }
@@ -81,6 +83,7 @@ impl Llm {
             prefixes: None,
             adapter: options.adapter,
             fingerprint: OnceLock::new(),
+            compiler: OnceLock::new(),
             n_ctx,
             name,
         })
@@ -193,6 +196,21 @@ impl Llm {
             return Err(Error::argument("the context to sample behind", "without logits", "one behind an eval"));
         }
         self.sampler.pick(&self.logits)
+    }
+
+    /// What a text may be, for [`TurnOptions::constraint`].
+    ///
+    /// # Errors
+    /// Those of [`GrammarCompiler::new`] and [`GrammarCompiler::compile`].
+    pub fn constraint(&self, guidance: &Guidance) -> Result<Box<dyn Constraint>> {
+        let compiler = match self.compiler.get() {
+            Some(compiler) => compiler,
+            None => {
+                let made = GrammarCompiler::new(&self.tokenizer, self.n_vocab(), &self.config.eos_token_ids)?;
+                self.compiler.get_or_init(|| made)
+            }
+        };
+        Ok(Box::new(compiler.compile(guidance)?))
     }
 
     /// The tokens that follow a prompt, up to an end token, a stop string or a length. What the prompt has in common with

@@ -11,7 +11,7 @@ use crate::{Adapter, Error, Model, Result, Sequence, Tokenizer};
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Any of these ends a text; normally [`crate::Config::eos_token_ids`].
+    /// Any of these ends a text.
     pub eos_token_ids: Vec<u32>,
     /// Turns that run at a time. Each has a cache, in the mode in which the peer would run the model, and so has each
     /// session that is kept between its turns.
@@ -32,10 +32,10 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// For a model, with end tokens. A session has 4096 tokens or the context length, whichever is less.
-    pub fn of(model: &Model, eos_token_ids: &[u32]) -> Self {
+    /// For a model, with the end tokens of its package. A session has 4096 tokens or the context length, whichever is less.
+    pub fn of(model: &Model) -> Self {
         Self {
-            eos_token_ids: eos_token_ids.to_vec(),
+            eos_token_ids: model.eos_token_ids().to_vec(),
             max_active: 16,
             max_waiting: 256,
             max_scheduled_tokens: 2048,
