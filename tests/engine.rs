@@ -10,8 +10,8 @@ use genai_validate::engine::{
     Engine, EngineOptions, Event, Output, Scheduler, SessionId, SessionOptions, Shutdown, Usage,
 };
 use genai_validate::{
-    CacheMode, Config, Error, ErrorKind, GenerateOptions, GrammarCompiler, Guidance, Model, SamplingOptions, SequenceOptions, SpecialTokens,
-    Tokenizer, generate,
+    CacheMode, Config, Error, ErrorKind, GenerateOptions, GrammarCompiler, Guidance, Model, SamplingOptions,
+    SequenceOptions, SpecialTokens, Tokenizer, generate,
 };
 use tempfile::TempDir;
 

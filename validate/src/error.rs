@@ -62,6 +62,9 @@ pub enum Error {
     /// `line` counts from 1; 0 is unknown.
     #[error("chat template, line {line}: {problem}")]
     ChatTemplate { line: usize, problem: String },
+    /// `kind` is `json_schema`, `regex` or `lark_grammar`.
+    #[error("{kind}: {problem}")]
+    Guidance { kind: &'static str, problem: String },
     #[error("{what} is not supported; supported: {supported}")]
     Unsupported { what: String, supported: String },
     #[error("{name} is {value}, expected {expected}")]
@@ -87,7 +90,7 @@ impl Error {
             Self::Checkpoint(_) | Self::Weight { .. } => ErrorKind::Checkpoint,
             Self::Reference { .. } => ErrorKind::Reference,
             Self::Unsupported { .. } => ErrorKind::Unsupported,
-            Self::Argument { .. } | Self::Chat { .. } => ErrorKind::Argument,
+            Self::Argument { .. } | Self::Chat { .. } | Self::Guidance { .. } => ErrorKind::Argument,
             Self::Busy { .. } => ErrorKind::Busy,
             Self::Execution { .. } | Self::Misplaced { .. } | Self::Cancelled => ErrorKind::Execution,
         }

@@ -8,8 +8,8 @@ use super::turn::{FinishReason, Token, Turn, TurnOptions};
 use crate::engine::common;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{
-    Adapter, CacheMode, Config, Constraint, Error, GrammarCompiler, Guidance, LoadOptions, Matrix, Model, Result, Runtime, Sequence, SequenceOptions,
-    SpecialTokens, Tokenizer,
+    Adapter, CacheMode, Config, Constraint, Error, GrammarCompiler, Guidance, LoadOptions, Matrix, Model, Result,
+    Runtime, Sequence, SequenceOptions, SpecialTokens, Tokenizer,
 };
 
 /// Prompt tokens of a run, as llama.cpp's `n_batch`: the logits of that many are in memory at once.

@@ -6,6 +6,7 @@ mod stop;
 mod stream;
 
 use std::path::Path;
+use std::sync::Arc;
 
 pub use chat::{Chat, ChatEnding, ChatTemplate, ChatTemplates, Clock};
 pub use special::{Disagreement, Markers};
@@ -19,8 +20,10 @@ pub(crate) const TOKENIZER_FILE: &str = "tokenizer.json";
 /// The largest vocabularies in use take 40 MB.
 const LARGEST_FILE: u64 = 512 << 20;
 
+/// Cheap to clone: clones share the vocabulary.
+#[derive(Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    inner: Arc<tokenizers::Tokenizer>,
 }
 
 /// What is done about the tokens that a model family puts around a text, such as a leading BOS.
@@ -87,7 +90,7 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(refuse)?;
         inner.with_padding(None);
         inner.with_truncation(None).map_err(refuse)?;
-        Ok(Self { inner })
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     pub fn encode(&self, text: &str, special: SpecialTokens) -> Result<Vec<u32>> {
@@ -136,7 +139,7 @@ impl Tokenizer {
         self.inner.token_to_id(token)
     }
 
-    /// The text of a token as the vocabulary has it, with the vocabulary's own signs for bytes and blanks.
+    /// A token as the vocabulary spells it, which is not always its text.
     pub fn token(&self, id: u32) -> Option<String> {
         self.inner.id_to_token(id)
     }
@@ -150,6 +153,10 @@ impl Tokenizer {
     /// Whether `id` stands for no text of its own.
     pub fn is_special(&self, id: u32) -> bool {
         self.inner.get_added_tokens_decoder().get(&id).is_some_and(|token| token.special)
+    }
+
+    pub(crate) fn inner(&self) -> &tokenizers::Tokenizer {
+        &self.inner
     }
 
     /// Decodes ids one by one.
