@@ -56,7 +56,9 @@ fn an_answer_is_the_completion_of_the_rendered_conversation() {
     assert_eq!(Some(text), answer.choices[0].message.content);
     assert!(chunks.iter().all(|chunk| chunk.object == "chat.completion.chunk" && chunk.id == chunks[0].id));
     let last = chunks.last().unwrap();
-    assert_eq!((last.choices[0].finish_reason.as_deref(), last.usage), (Some("length"), Some(answer.usage)));
+    let usage = last.usage.unwrap();
+    assert_eq!((last.choices[0].finish_reason.as_deref(), usage.total_tokens), (Some("length"), tokens.len() + 12));
+    assert_eq!(usage.prompt_tokens_details.cached_tokens, tokens.len() - 1, "all of the prompt but its last token");
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl Llm {
     /// Runs tokens behind those of the context.
     ///
     /// # Errors
-    /// As [`Sequence::append`]; what ran before the error stays.
+    /// As [`Sequence::append`]; what ran before the error stays, unless the cache keeps a window.
     pub fn eval(&mut self, tokens: &[u32]) -> Result<()> {
         self.eval_with(tokens, &mut |_| Ok(()))
     }
@@ -169,7 +169,13 @@ impl Llm {
     /// last row alone gives fewer.
     pub(super) fn eval_with(&mut self, tokens: &[u32], on_rows: &mut dyn FnMut(&Matrix) -> Result<()>) -> Result<()> {
         for batch in tokens.chunks(BATCH) {
-            let rows = self.sequence.append(batch)?;
+            let ran = self.sequence.append(batch);
+            if ran.is_err() {
+                // A cache that keeps a window does not survive it.
+                self.tokens.truncate(self.sequence.len());
+                self.logits.clear();
+            }
+            let rows = ran?;
             self.tokens.extend_from_slice(batch);
             self.logits.clear();
             self.logits.extend_from_slice(rows.row(rows.rows() - 1));

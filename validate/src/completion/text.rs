@@ -58,6 +58,12 @@ pub(crate) fn shown(tokenizer: &Tokenizer, id: u32) -> String {
     if text.is_empty() { tokenizer.token(id).unwrap_or_default() } else { text }
 }
 
+/// Bytes that a token takes in a text, at its beginning or within it. Special tokens take none.
+pub(crate) fn width(tokenizer: &Tokenizer, id: u32, first: bool) -> usize {
+    let alone = tokenizer.decode(&[id]).unwrap_or_default();
+    if first || alone.is_empty() { alone.len() } else { shown(tokenizer, id).len() }
+}
+
 /// The bytes of a token. Those of half a character are looked up in how vocabularies spell single bytes: `<0xE2>`, or one
 /// letter for each byte as GPT-2 has it.
 pub(crate) fn bytes(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
