@@ -28,6 +28,11 @@ pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
 
+    /// Tell events of the libraries on stderr: `debug`, or levels of targets such as `genai::hit_eos=debug`
+    /// [default: GENAI_BUILD_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
+
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 }
@@ -245,25 +250,19 @@ pub(crate) struct RuntimeArgs {
     pub(crate) offline: bool,
 }
 
+/// How a text is generated; what is left open is the package's own setting.
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// Folder of the package
-    pub(crate) package: PathBuf,
-
-    /// Text to continue
-    #[arg(long)]
-    pub(crate) prompt: String,
-
+pub(crate) struct GenerationArgs {
     /// Generate with the LoRA adapter in NAME.onnx_adapter of the package
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
 
-    /// The most tokens to generate
-    #[arg(short = 'n', long = "max-tokens", default_value_t = 64)]
-    pub(crate) max_tokens: usize,
+    /// The most tokens to generate [default: as many as fit in a chat and in `--search max_length`, else 64]
+    #[arg(short = 'n', long = "max-tokens")]
+    pub(crate) max_tokens: Option<usize>,
 
     /// Softens (above 1) or sharpens (below 1) the choice of tokens; turns sampling on
-    #[arg(long)]
+    #[arg(allow_negative_numbers = true, long)]
     pub(crate) temperature: Option<f32>,
 
     /// Sample among this many likeliest tokens; turns sampling on
@@ -271,15 +270,64 @@ pub(crate) struct RunArgs {
     pub(crate) top_k: Option<usize>,
 
     /// Sample among the likeliest tokens that make up this share; turns sampling on
-    #[arg(long = "top-p", alias = "top_p")]
+    #[arg(allow_negative_numbers = true, long = "top-p", alias = "top_p")]
     pub(crate) top_p: Option<f32>,
 
     /// Makes sampling repeatable; turns sampling on
     #[arg(long)]
     pub(crate) seed: Option<u32>,
 
+    /// Above 1, tokens that were seen become unlikelier
+    #[arg(allow_negative_numbers = true, long = "repetition-penalty", alias = "repetition_penalty")]
+    pub(crate) repetition_penalty: Option<f32>,
+
+    /// More than 1 searches with so many beams
+    #[arg(long = "num-beams", alias = "num_beams")]
+    pub(crate) num_beams: Option<usize>,
+
+    /// Any search option of genai_config.json by its name, such as no_repeat_ngram_size=3; can be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) search: Vec<String>,
+
+    /// End the text where this would come; can be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+
+    /// A JSON object, or a file with one, that is merged into genai_config.json; null removes a key
+    #[arg(long, value_name = "JSON")]
+    pub(crate) overlay: Option<String>,
+
+    /// Open the model as the package asks: provider, threads, optimisation
+    #[arg(long = "package-session", alias = "package_session")]
+    pub(crate) package_session: bool,
+
+    /// Threads within an operator [default: half of the cores]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Folder of the package
+    pub(crate) package: PathBuf,
+
+    /// Text to continue; - reads it from stdin
+    #[arg(long, required_unless_present = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+
+    /// File with the text to continue
+    #[arg(long = "prompt-file", alias = "prompt_file", value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) prompt_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+
+    /// Print ids, text, reason of the end, usage and timings as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Args)]
@@ -356,7 +404,7 @@ impl Cli {
             Some(Command::Build(args)) => build(args),
             Some(Command::Plan(args)) => quiet("plan", args.json),
             Some(Command::Inspect(_)) => quiet("inspect", false),
-            Some(Command::Run(_)) => quiet("run", false),
+            Some(Command::Run(args)) => quiet("run", args.json),
             Some(Command::Validate(args)) => quiet("validate", args.json),
             Some(Command::Verify(args)) => quiet("verify", args.json),
             Some(Command::Families) => quiet("families", false),

@@ -7,7 +7,9 @@ mod commands;
 mod console;
 mod envelope;
 mod failure;
+mod generation;
 mod hub;
+mod log;
 mod options;
 mod report;
 mod request;
@@ -49,6 +51,7 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
+    log::start(cli.log.as_deref())?;
     match &cli.command {
         None => commands::build::run(&cli.build),
         Some(Command::Build(args)) => commands::build::run(args),

@@ -12,6 +12,7 @@ mod engine;
 mod faults;
 mod fixed_sizes;
 mod genai_config;
+mod generator;
 mod golden;
 mod hub;
 mod lora;

@@ -76,6 +76,7 @@
 mod adapter;
 pub mod completion;
 mod config;
+pub mod diff;
 pub mod engine;
 mod error;
 mod generate;
@@ -84,6 +85,7 @@ pub mod graph;
 mod guidance;
 mod integrity;
 pub mod interpreter;
+pub mod log;
 mod matrix;
 pub mod metrics;
 mod model;
@@ -96,6 +98,7 @@ pub mod runtime;
 pub mod sampling;
 mod search_options;
 mod sequence;
+pub mod structure;
 mod tokenizer;
 mod verdict;
 

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::{Constraint, LogitsProcessor, SearchOptions};
+use super::{Constraint, LogitsProcessor};
 use crate::Config;
+use crate::SearchOptions;
 
 /// Options and hooks of one [`crate::Generator`].
 #[derive(Default)]

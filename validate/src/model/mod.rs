@@ -5,6 +5,7 @@ mod lanes;
 mod load_options;
 mod slot;
 mod tensors;
+mod told;
 mod value;
 mod wiring;
 
@@ -25,7 +26,7 @@ pub(crate) use wiring::Wiring;
 
 use crate::config::Config;
 use crate::runtime::{Provider, Runtime};
-use crate::{Adapter, CacheMode, Error, Matrix, Placement, Precision, Result};
+use crate::{Adapter, CacheMode, Error, Matrix, Placement, Precision, Result, log};
 
 /// A decoder ready to run, to be shared by threads in an `Arc`. It is stateless: sequences live in
 /// [`crate::Sequence`], and take turns in running it.
@@ -82,6 +83,12 @@ impl Model {
         }
         let context_length = package.context_length.min(wiring.room().unwrap_or(usize::MAX));
         let pad = package.pad_token_id.filter(|&pad| (pad as usize) < package.vocab_size).unwrap_or(0);
+        for warning in &package.warnings {
+            tracing::warn!(target: log::CONFIG, key = warning.key, "{}", warning.problem);
+        }
+        let file = decoder.model.display();
+        let (library, provider) = (runtime.library.display(), options.provider.name());
+        tracing::debug!(target: log::MODEL, %file, %library, provider, caches = wiring.slots.len(), context_length);
         Ok(Self {
             session: Mutex::new(session),
             wiring,
