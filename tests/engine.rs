@@ -10,11 +10,12 @@ use genai_validate::engine::{
     Engine, EngineOptions, Event, Output, Scheduler, SessionId, SessionOptions, Shutdown, Usage,
 };
 use genai_validate::{
-    CacheMode, Config, Error, ErrorKind, GenerateOptions, GrammarCompiler, Guidance, Model, SamplingOptions,
+    Adapter, CacheMode, Config, Error, ErrorKind, GenerateOptions, GrammarCompiler, Guidance, Model, SamplingOptions,
     SequenceOptions, SpecialTokens, Tokenizer, generate,
 };
 use tempfile::TempDir;
 
+use crate::lora::{adapter, swappable};
 use crate::support::{build, fixture, load};
 
 pub(crate) struct Tales {
@@ -123,7 +124,7 @@ fn each_step_gives_every_text_a_token_before_prompts_go_on() {
     let mut scheduler = tales.scheduler(EngineOptions { max_scheduled_tokens: 6, ..tales.options() });
     let open = |scheduler: &mut Scheduler, prompt: &[u32]| {
         let session = scheduler.open(SessionOptions::default()).unwrap();
-        scheduler.begin_turn(session, prompt, most(20)).unwrap();
+        scheduler.begin_turn(session, prompt, TurnOptions { min_tokens: 20, ..most(20) }).unwrap();
         session
     };
     let step = |scheduler: &mut Scheduler| {
@@ -156,6 +157,16 @@ fn each_step_gives_every_text_a_token_before_prompts_go_on() {
     assert!(scheduler.has_pending());
     scheduler.abort(&mut |_, _| ());
     assert!(!scheduler.has_pending());
+
+    // However little a step may do, it brings every text on.
+    let mut scheduler = tales.scheduler(EngineOptions { max_scheduled_tokens: 1, ..tales.options() });
+    let one = open(&mut scheduler, &tales.encode("The"));
+    assert_eq!(step(&mut scheduler), [one]);
+    let long = open(&mut scheduler, &prompt);
+    for _ in 0..3 {
+        assert_eq!(step(&mut scheduler), [one]);
+    }
+    assert_eq!(step(&mut scheduler), [one, long]);
 }
 
 #[test]
@@ -332,4 +343,35 @@ fn a_grammar_binds_its_own_text() {
     assert!(["yes", "no"].contains(&answer.text.as_str()), "{}", answer.text);
     assert_eq!([number.reason, answer.reason], [FinishReason::Eos; 2]);
     assert_eq!(free.tokens, engine.submit(&prompt, most(20)).unwrap().wait().tokens);
+}
+
+#[test]
+fn sessions_have_adapters_of_their_own() {
+    let names = ["llama-attention", "llama-patterns"];
+    let folders = names.map(adapter);
+    let package = swappable("llama-default", "fp32", &[("one", &folders[0]), ("two", &folders[1])]).unwrap();
+    let model = load(package.path()).unwrap();
+    let tokenizer = Arc::new(Tokenizer::load(package.path()).unwrap());
+    let file = |name: &str| package.path().join(format!("{name}.onnx_adapter"));
+    let adapters = ["one", "two"].map(|name| (name.to_owned(), file(name)));
+    let options = EngineOptions { max_length: 40, adapters: adapters.into(), ..EngineOptions::of(&model) };
+    let engine = Engine::new(model.clone(), tokenizer.clone(), options).unwrap();
+    let prompt: Vec<u32> = (1..9).collect();
+    let cases = [None, Some("one"), Some("two"), None];
+    let turns = cases.map(|name| {
+        let session = SessionOptions { adapter: name.map(str::to_owned), ..SessionOptions::default() };
+        engine.session(session).unwrap().begin_turn(&prompt, most(16)).unwrap()
+    });
+    let told = turns.map(|turn| ids(&turn.wait()));
+    for (name, found) in cases.iter().zip(&told) {
+        let adapter = name.map(|name| Adapter::load(&file(name)).unwrap());
+        let sequence = SequenceOptions { max_length: 24, cache: CacheMode::Growing, adapter: adapter.as_ref() };
+        let eos_token_ids = model.eos_token_ids();
+        let plain = GenerateOptions { sequence, eos_token_ids, sampling: SamplingOptions::GREEDY };
+        let plain = generate(&model, &tokenizer, &prompt, plain, &mut |_| ()).unwrap();
+        assert_eq!(*found, plain.ids, "{name:?}");
+    }
+    assert!(told[0] != told[1] && told[1] != told[2], "adapters that do nothing");
+    let missing = EngineOptions { adapters: [("no".to_owned(), file("no"))].into(), ..EngineOptions::of(&model) };
+    assert!(Engine::new(model, tokenizer, missing).is_err());
 }

@@ -18,7 +18,8 @@ pub struct EngineOptions {
     pub max_active: usize,
     /// Turns that wait for that. One more is refused with [`Error::Busy`].
     pub max_waiting: usize,
-    /// Tokens of a step at most, but for what it takes to get on at all: one token of each text, or one chunk.
+    /// Tokens of a step at most. One token of each text and one chunk of the oldest prompt run in any case, so that
+    /// nothing waits for ever.
     pub max_scheduled_tokens: usize,
     /// Prompt tokens of a run. Chunks are counted from the start of the turn.
     pub chunk_tokens: usize,
@@ -258,7 +259,7 @@ impl Scheduler {
             self.run(session, on_event);
         }
         let mut budget = self.options.max_scheduled_tokens.saturating_sub(decoding.len());
-        let mut idle = decoding.is_empty();
+        let mut first = true;
         for session in prompts {
             loop {
                 let state = self.sessions.get(&session);
@@ -267,12 +268,12 @@ impl Scheduler {
                 if tokens == 0 {
                     break;
                 }
-                if tokens > budget && !idle {
+                if tokens > budget && !first {
                     return;
                 }
                 self.run(session, on_event);
                 budget = budget.saturating_sub(tokens);
-                idle = false;
+                first = false;
             }
         }
     }
