@@ -19,7 +19,7 @@ The flags of a build are those of onnxruntime-genai's model builder, so that
 Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed input,
 5 incomplete or contradictory input, 6 network, or not in the cache, 7 the Hub wants a token, 8 disk, memory or IO,
 9 output in the way, 10 validation failed, 11 wrong checksum, 12 refused, 13 validation could not run,
-128 + N stopped by signal N.";
+14 the packages differ, 128 + N stopped by signal N.";
 
 /// Turns a Hugging Face checkpoint into an ONNX package for onnxruntime-genai, and checks that it is right.
 #[derive(Debug, Parser)]
@@ -45,12 +45,16 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Print what a checkpoint is: family, layers, tensors
     Inspect(InspectArgs),
-    /// Generate text with a package
+    /// Continue a text with a package
     Run(RunArgs),
+    /// Talk with a package, by its chat template. Ctrl-C stops an answer, the end of the input ends the chat
+    Chat(ChatArgs),
     /// Check a package against a checkpoint
     Validate(ValidateArgs),
     /// Check that the files of a package are those that were written
     Verify(VerifyArgs),
+    /// Say how two packages differ: files, settings, graph, and weights by their values
+    Diff(DiffArgs),
     /// Print the supported model families
     Families,
     /// Print the execution providers and what they run each precision in
@@ -331,6 +335,27 @@ pub(crate) struct RunArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Folder of the package, with a chat template
+    pub(crate) package: PathBuf,
+
+    /// What the assistant is told before the first message
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+
+    /// Say this, print the answer, and end
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) once: Option<String>,
+
+    /// Variables of the chat template, such as {"enable_thinking": false}, as a JSON object or a file with one
+    #[arg(long = "template-variables", alias = "template_variables", value_name = "JSON")]
+    pub(crate) template_variables: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
     /// Folder of the package
     pub(crate) package: PathBuf,
@@ -377,6 +402,23 @@ pub(crate) struct VerifyArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Folder of a package
+    pub(crate) a: PathBuf,
+
+    /// Folder of the other
+    pub(crate) b: PathBuf,
+
+    /// Compare names, shapes and types of weights, but read none
+    #[arg(long = "no-weights", alias = "no_weights")]
+    pub(crate) no_weights: bool,
+
+    /// Print the result as one JSON object, also where the packages differ
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimeCommand {
     /// Say which ONNX Runtime library would be used
@@ -405,8 +447,10 @@ impl Cli {
             Some(Command::Plan(args)) => quiet("plan", args.json),
             Some(Command::Inspect(_)) => quiet("inspect", false),
             Some(Command::Run(args)) => quiet("run", args.json),
+            Some(Command::Chat(_)) => quiet("chat", false),
             Some(Command::Validate(args)) => quiet("validate", args.json),
             Some(Command::Verify(args)) => quiet("verify", args.json),
+            Some(Command::Diff(args)) => quiet("diff", args.json),
             Some(Command::Families) => quiet("families", false),
             Some(Command::Targets) => quiet("targets", false),
             Some(Command::Options) => quiet("options", false),

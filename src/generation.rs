@@ -25,6 +25,7 @@ pub(crate) struct Opened {
     pub(crate) length_given: bool,
     adapter: Option<(Adapters, String)>,
     stops: StopStrings,
+    /// To find the runtime library and load the model.
     pub(crate) load_seconds: f64,
 }
 
@@ -58,7 +59,6 @@ pub(crate) struct Reply {
     /// Without a stop string.
     pub(crate) text: String,
     pub(crate) ending: Ending,
-    pub(crate) decode_seconds: f64,
 }
 
 impl Opened {
@@ -72,7 +72,7 @@ impl Opened {
         }
         let (search, length_given) = search(args, &package)?;
         let stops = StopStrings::new(&args.stop)?;
-        let tokenizer = Tokenizer::load(&package.folder)?;
+        let tokenizer = Tokenizer::load(&package.tokenizer_folder)?;
         let adapter = args.adapter.as_deref().map(|name| Ok::<_, Failure>((name, adapter_file(&package, name)?)));
         let adapter = adapter.transpose()?;
         let started = Instant::now();
@@ -119,8 +119,7 @@ impl Opened {
             text.push_str(piece);
             if piece.is_empty() { Ok(()) } else { on_text(piece) }
         };
-        let started = Instant::now();
-        let ending = loop {
+        let mut ending = loop {
             if interrupted() {
                 break Ending::Interrupted;
             }
@@ -139,8 +138,6 @@ impl Opened {
                 break Ending::Stop;
             }
         };
-        let decode_seconds = started.elapsed().as_secs_f64();
-        let mut ending = ending;
         if ending != Ending::Stop {
             let passed = stops.push(&stream.finish()?.0);
             emit(&passed.text)?;
@@ -149,7 +146,7 @@ impl Opened {
             }
             emit(&stops.finish())?;
         }
-        Ok(Reply { ids, text, ending, decode_seconds })
+        Ok(Reply { ids, text, ending })
     }
 }
 
@@ -184,7 +181,7 @@ fn search(args: &GenerationArgs, package: &Config) -> Result<(SearchOptions, boo
 /// A JSON object that was typed, or the path of a file with one.
 pub(crate) fn json_argument(flag: &str, text: &str) -> Result<Value, Failure> {
     let from_file;
-    let text = match text.trim_start().starts_with('{') {
+    let text = match text.trim_start().starts_with(['{', '[']) {
         true => text,
         false => {
             from_file = std::fs::read_to_string(text)

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  runtime::find ──► Runtime ──┐
-//!                              ├──► Model ──► Sequence ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
-//!  Config::open ──► Config ────┘                               │
+//!                              ├──► Model ─┬► Generator (batches, beams, sampling) ──► ids ──► Tokenizer ──► text
+//!  Config::open ──► Config ────┘           └► Sequence ──► Logits
 //!                                                              └──► metrics ──► ParityReport: pass, ambiguous, fail
 //!  reference.npz ─────────────────────────┬──► Reference ──────────────┘
 //!  DecoderSpec, Checkpoint ► interpreter ─┘
@@ -75,6 +75,7 @@
 
 mod adapter;
 pub mod completion;
+pub mod anatomy;
 mod config;
 pub mod diff;
 pub mod engine;

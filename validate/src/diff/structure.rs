@@ -21,9 +21,14 @@ const STORAGE: [&str; 6] = ["bits", "block_size", "accuracy_level", "stash_type"
 const HANDS_ON: [&str; 8] =
     ["Cast", "Identity", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "DequantizeLinear"];
 
-/// A product or a look-up, and the same with a matrix of blocks.
-const QUANTIZED: [(&str, &str); 3] =
-    [("MatMul", "MatMulNBits"), ("Gemm", "MatMulNBits"), ("Gather", "GatherBlockQuantized")];
+/// A product or a look-up, and the same with a matrix of blocks, or one that is stored the other way round.
+const QUANTIZED: [(&str, &str); 5] = [
+    ("MatMul", "MatMulNBits"),
+    ("FusedMatMul", "MatMulNBits"),
+    ("FusedMatMul", "MatMul"),
+    ("Gemm", "MatMulNBits"),
+    ("Gather", "GatherBlockQuantized"),
+];
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Structure {
@@ -31,7 +36,7 @@ pub struct Structure {
     pub producer: Option<Pair<String>>,
     /// Domains whose versions differ.
     pub opsets: BTreeMap<String, Pair<i64>>,
-    /// Inputs and outputs that differ.
+    /// Inputs and outputs that differ, by role.
     pub interface: Vec<Interface>,
     /// Operators that one side has more of.
     pub operators: Vec<Operators>,
@@ -47,12 +52,14 @@ pub struct Structure {
     computing: usize,
 }
 
-/// An input or output of the graph.
+/// Inputs or outputs of the graph that differ in the same way.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Interface {
     /// `input` or `output`.
     pub kind: &'static str,
-    pub name: String,
+    /// Their names, with `*` for numbers.
+    pub role: String,
+    pub values: usize,
     /// Type and dimensions, such as `float16 [batch_size, 2, 64]`.
     #[serde(flatten)]
     pub sides: Pair<String>,
@@ -75,7 +82,7 @@ pub struct Replaced {
     /// Their names, with `*` for numbers.
     pub role: String,
     pub nodes: usize,
-    /// Whether the two compute the same, one with a matrix of blocks.
+    /// Whether the two compute the same, from a matrix that is stored otherwise.
     pub quantized: bool,
 }
 
@@ -125,9 +132,7 @@ impl Structure {
             producer: (a.producer != b.producer)
                 .then(|| Pair { a: Some(a.producer.clone()), b: Some(b.producer.clone()) }),
             opsets: opsets(a, b),
-            interface: interface("input", &a.inputs, &b.inputs)
-                .chain(interface("output", &a.outputs, &b.outputs))
-                .collect(),
+            interface: [interface("input", &a.inputs, &b.inputs), interface("output", &a.outputs, &b.outputs)].concat(),
             operators: operators(a, b),
             replaced: replaced.collect(),
             attributes: attributes.sorted(),
@@ -139,10 +144,10 @@ impl Structure {
 
     pub(super) fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        for Interface { kind, name, sides, precision_only } in &self.interface {
+        for Interface { kind, role, sides, precision_only, .. } in &self.interface {
             let at_best = if *precision_only { Sameness::OtherQuantization } else { Sameness::Different };
             let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "missing".to_owned());
-            reasons.push(Reason::new(at_best, format!("{kind} {name}: {} and {}", side(&sides.a), side(&sides.b))));
+            reasons.push(Reason::new(at_best, format!("{kind} {role}: {} and {}", side(&sides.a), side(&sides.b))));
         }
         if self.computing > 0 {
             let all = [("A", &self.only.a), ("B", &self.only.b)];
@@ -178,21 +183,29 @@ fn opsets(a: &Graph, b: &Graph) -> BTreeMap<String, Pair<i64>> {
     all.filter(|(_, versions)| versions.a != versions.b).collect()
 }
 
-fn interface(kind: &'static str, a: &[Value], b: &[Value]) -> impl Iterator<Item = Interface> {
+fn interface(kind: &'static str, a: &[Value], b: &[Value]) -> Vec<Interface> {
     let names: BTreeSet<&str> = a.iter().chain(b).map(|value| value.name.as_str()).collect();
     let find = |values: &[Value], name: &str| values.iter().find(|value| value.name == name).cloned();
-    let differing = names.into_iter().filter_map(move |name| {
+    let mut groups: BTreeMap<(String, Option<String>, Option<String>), (usize, bool)> = BTreeMap::new();
+    for name in names {
         let (left, right) = (find(a, name), find(b, name));
-        let same_shape = left.as_ref().zip(right.as_ref()).is_some_and(|(a, b)| is_same_shape(a, b));
-        let dtypes = left.as_ref().zip(right.as_ref()).map(|(a, b)| (a.dtype, b.dtype));
-        if same_shape && dtypes.is_some_and(|(a, b)| a == b) {
-            return None;
+        let both = left.as_ref().zip(right.as_ref());
+        let same_shape = both.is_some_and(|(a, b)| is_same_shape(a, b));
+        if same_shape && both.is_some_and(|(a, b)| a.dtype == b.dtype) {
+            continue;
         }
-        let precision_only = same_shape && dtypes.is_some_and(|(a, b)| is_float(a) && is_float(b));
-        let sides = Pair { a: left.as_ref().map(described), b: right.as_ref().map(described) };
-        Some(Interface { kind, name: name.to_owned(), sides, precision_only })
+        let precision_only = same_shape && both.is_some_and(|(a, b)| is_float(a.dtype) && is_float(b.dtype));
+        let key = (role(name), left.as_ref().map(described), right.as_ref().map(described));
+        groups.entry(key).or_insert((0, precision_only)).0 += 1;
+    }
+    let grouped = groups.into_iter().map(|((role, a, b), (values, precision_only))| Interface {
+        kind,
+        role,
+        values,
+        sides: Pair { a, b },
+        precision_only,
     });
-    differing.collect::<Vec<_>>().into_iter()
+    grouped.collect()
 }
 
 /// Names of dimensions are spelling.
@@ -379,7 +392,9 @@ impl<'g> Side<'g> {
         Ok(Source::Given(name))
     }
 
-    fn shown(&self, source: &Source<'_>) -> Option<String> {
+    /// In words; `by_role` without the numbers of layers.
+    fn shown(&self, source: &Source<'_>, by_role: bool) -> Option<String> {
+        let role = |name: &str| if by_role { role(name) } else { name.to_owned() };
         Some(match source {
             Source::Absent => return None,
             Source::Given(name) => (*name).to_owned(),
@@ -409,7 +424,12 @@ impl<'g> Wiring<'g> {
                 continue;
             }
             if !self.is_same(&left, &right) {
-                changed.add(a, format!("input {index}"), self.a.shown(&left), self.b.shown(&right));
+                // Where the role is the same, it is another layer or another output: by its own name then.
+                let (mut from_a, mut from_b) = (self.a.shown(&left, true), self.b.shown(&right, true));
+                if from_a == from_b {
+                    (from_a, from_b) = (self.a.shown(&left, false), self.b.shown(&right, false));
+                }
+                changed.add(a, format!("input {index}"), from_a, from_b);
             }
         }
         Ok(())

@@ -1,12 +1,14 @@
 //! A difference for people: what the packages are to each other and why, then the details.
 
+use std::collections::BTreeMap;
 use std::fmt::{self, Display, Formatter};
 
 use serde_json::Value;
 
+use super::nodes::role;
 use super::{Changed, Difference, File, Interface, ModelDifference, Operators, Pair, Renamed, Replaced, Setting};
 use super::{Sameness, Structure, WeightDifference, Weights};
-use crate::report::figures::{bytes, count, figure};
+use crate::report::figures::{bytes, count, figure, shortened};
 use crate::report::layout::{name, table, wrapped};
 
 /// Lines of one list; the rest is counted, and JSON has all.
@@ -39,7 +41,9 @@ impl Display for Difference {
             writeln!(f, "\nsettings")?;
         }
         for Setting { file, path, sides } in settings.iter().take(MOST) {
-            let value = |value: &Option<Value>| value.as_ref().map_or("nothing".to_owned(), Value::to_string);
+            let value = |value: &Option<Value>| {
+                value.as_ref().map_or("nothing".to_owned(), |value| shortened(&value.to_string(), 80))
+            };
             wrapped(f, "  ", &format!("{file} {path}: {} and {}", value(&sides.a), value(&sides.b)))?;
         }
         more(f, settings.len(), "setting")?;
@@ -98,8 +102,9 @@ impl Display for Structure {
             let domain = if domain.is_empty() { "ai.onnx" } else { domain };
             wrapped(f, "  operators of ", &format!("{domain}: version {} and {}", version(a), version(b)))?;
         }
-        for Interface { kind, name, sides, .. } in interface.iter().take(MOST) {
-            wrapped(f, "  ", &format!("{kind} {name}: {} and {}", shown(&sides.a), shown(&sides.b)))?;
+        for Interface { kind, role, values, sides, .. } in interface.iter().take(MOST) {
+            let values = if *values == 1 { String::new() } else { format!(" ({values})") };
+            wrapped(f, "  ", &format!("{kind} {role}: {} and {}{values}", shown(&sides.a), shown(&sides.b)))?;
         }
         more(f, interface.len(), "input or output")?;
         if !operators.is_empty() {
@@ -120,14 +125,23 @@ impl Display for Structure {
         }
         more(f, attributes.len() + inputs.len(), "change")?;
         for (side, names) in [("A", &only.a), ("B", &only.b)] {
-            let Some(names) = names else { continue };
-            for name in names.iter().take(MOST) {
-                wrapped(f, "  ", &format!("{side} alone: {name}"))?;
+            let mut roles: BTreeMap<String, usize> = BTreeMap::new();
+            for name in names.iter().flatten() {
+                *roles.entry(role(name)).or_insert(0) += 1;
             }
-            more(f, names.len(), "node")?;
+            for (role, nodes) in roles.iter().take(MOST) {
+                wrapped(f, "  ", &format!("{side} alone: {role}, {}", count(*nodes, "node")))?;
+            }
+            more(f, roles.len(), "role")?;
         }
         Ok(())
     }
+}
+
+/// The module of a weight, as far as its name tells.
+fn module(name: &str) -> &str {
+    let name = name.strip_suffix(".weight").unwrap_or(name);
+    name.strip_suffix(".MatMul").unwrap_or(name)
 }
 
 impl Weights {
@@ -152,19 +166,28 @@ impl Display for Weights {
             wrapped(f, "  ", &format!("{a} is {b}"))?;
         }
         more(f, self.renamed.len(), "name")?;
-        let mut different: Vec<&WeightDifference> = self.different.iter().collect();
+        let is_rounded = |weight: &&WeightDifference| weight.error.is_none_or(|error| error.max_abs != 0.0);
+        let mut different: Vec<&WeightDifference> = self.different.iter().filter(is_rounded).collect();
+        if different.len() < self.different.len() {
+            writeln!(f, "  {} of other storage with the same numbers", self.different.len() - different.len())?;
+        }
         let apart = |weight: &WeightDifference| weight.error.map_or(f64::INFINITY, |error| error.relative_rms);
         different.sort_by(|a, b| b.beyond.cmp(&a.beyond).then(apart(b).total_cmp(&apart(a))));
         if !different.is_empty() {
+            let widest = |of: fn(&WeightDifference) -> &str| {
+                different.iter().take(MOST).map(|weight| of(weight).chars().count().min(20)).max().unwrap_or(0)
+            };
+            // What the columns but the first need, with two blanks between them.
+            let rest = widest(|weight| &weight.a.stored) + widest(|weight| &weight.b.stored) + 8 + 8 + 5 + 2 * 6;
             let rows = different.iter().take(MOST).map(|weight| {
                 let WeightDifference { name: called, a, b, error, beyond } = weight;
                 let mark = if *beyond { "OTHER" } else { "" }.to_owned();
                 let numbers = match error {
                     Some(error) => [error.relative_rms, error.max_abs].map(figure).to_vec(),
-                    None => vec!["-".to_owned(), format!("{:?} {:?}", a.shape, b.shape)],
+                    None => vec!["-".to_owned(), "shape".to_owned()],
                 };
-                let stored = [&a.stored, &b.stored].map(|stored| name(stored, 19));
-                [vec![name(called, 30)], stored.into(), numbers, vec![mark]].concat()
+                let stored = [&a.stored, &b.stored].map(|stored| name(stored, 20));
+                [vec![name(module(called), 100 - rest)], stored.into(), numbers, vec![mark]].concat()
             });
             table(f, &["", "A", "B", "relative", "max abs", ""], rows)?;
         }

@@ -42,6 +42,7 @@ pub struct Generator {
     constraints: Vec<Box<dyn Constraint>>,
     processors: Vec<Box<dyn LogitsProcessor>>,
     forced_tokens: bool,
+    rope_switch: Option<usize>,
     /// None takes the likeliest token.
     sampler: Option<Sampler>,
     beams: Option<Beams>,
@@ -67,7 +68,7 @@ impl Generator {
     /// [`Error::Argument`] names an option that is out of its range; [`Error::Unsupported`] for what the graph cannot do,
     /// such as batches on fixed sizes.
     pub fn new(model: &Arc<Model>, params: impl Into<GeneratorParams>) -> Result<Self> {
-        let GeneratorParams { mut search, constraints, forced_tokens, processors } = params.into();
+        let GeneratorParams { mut search, constraints, forced_tokens, processors, rope_switch } = params.into();
         if search.max_length == 0 {
             search.max_length = model.context_length();
         }
@@ -108,6 +109,7 @@ impl Generator {
             constraints,
             processors,
             forced_tokens,
+            rope_switch: rope_switch.or(model.rope_switch()),
         })
     }
 
@@ -231,6 +233,11 @@ impl Generator {
         self.hypotheses().get(index).map(|best| best.score)
     }
 
+    /// Whether the graph's rope has other factors for the one length than for the other.
+    fn switches_rope(&self, shorter: usize, longer: usize) -> bool {
+        self.rope_switch.is_some_and(|at| (shorter..longer).contains(&(at.saturating_sub(1))))
+    }
+
     fn hypotheses(&self) -> Vec<Hypothesis> {
         let ids: Vec<&[u32]> = self.rows.iter().map(|row| row.ids.as_slice()).collect();
         let count = self.search.num_return_sequences;
@@ -291,7 +298,10 @@ impl Generator {
         }
         self.length = self.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         self.ready = false;
-        let cut = self.rows.len() == 1 && !self.stale && self.lanes.forgetful(&self.model, length).is_none();
+        let cut = self.rows.len() == 1
+            && !self.stale
+            && !self.switches_rope(self.length, self.lanes.columns())
+            && self.lanes.forgetful(&self.model, length).is_none();
         match cut || length == 0 {
             true => self.lanes.cut(&self.model, length).inspect(|()| self.stale = false),
             false => {

@@ -156,6 +156,7 @@ impl Generator {
         if self.length == 0 {
             return Err(Error::argument("the sequence length", 0, "at least one token, of append_tokens"));
         }
+        self.stale |= self.lanes.columns() > 0 && self.switches_rope(self.lanes.columns(), self.length);
         let ran = if self.rows.len() == 1 { self.run_row(&options) } else { self.run_batch(&options) };
         match ran {
             Ok(()) => {

@@ -12,6 +12,7 @@ mod wiring;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use genai_architectures::families::rope_switch;
 use ort::ErrorCode;
 use ort::session::Session;
 
@@ -43,6 +44,7 @@ pub struct Model {
     /// What stands in batches where a row has no token, and behind its end.
     pub(crate) pad: u32,
     eos_token_ids: Vec<u32>,
+    rope_switch: Option<usize>,
     shares_buffer: bool,
     profile: Option<PathBuf>,
 }
@@ -98,6 +100,7 @@ impl Model {
             context_length,
             pad,
             eos_token_ids: package.eos_token_ids.clone(),
+            rope_switch: rope_switch(&package.model_type),
             shares_buffer: package.search.past_present_share_buffer,
             profile: options.profile,
         })
@@ -140,6 +143,11 @@ impl Model {
     /// Any of these ends a text.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// The length at which the cache has to be computed anew, because the graph's rope has other factors from there on.
+    pub fn rope_switch(&self) -> Option<usize> {
+        self.rope_switch
     }
 
     /// Does a cache keep a window of tokens alone?

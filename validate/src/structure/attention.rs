@@ -151,19 +151,30 @@ fn by_layer(
 /// Attributes of attention do not differ from layer to layer, but for those that may.
 pub(super) fn alike(package: &Package, findings: &mut Findings) {
     let Some(part) = package.decoder() else { return };
-    let sizes_differ = Caches::find(package).is_some_and(|caches| {
-        let mut sizes: Vec<_> = caches.past_keys.values().map(|value| caches.heads(value)).collect();
-        sizes.sort_unstable();
-        sizes.dedup();
-        sizes.len() > 1
-    });
-    for (name, always) in [("softcap", true), ("rotary_interleaved", true), ("scale", !sizes_differ)] {
+    for name in ["softcap", "rotary_interleaved", "scale"] {
+        // A layer that does not rotate does not say how.
+        let turns = |node: &Node| name != "rotary_interleaved" || node.int("do_rotary") == Some(1);
         let value = |node: &Node| match node.float(name) {
             Some(value) => Some(f64::from(value)),
             None => Some(node.int(name).map_or(0.0, |value| value as f64)),
         };
-        for (_, layers) in by_layer(&part.graph, is_grouped, value) {
-            odd_ones(part, name, &layers, always, findings);
+        for (_, layers) in by_layer(&part.graph, |node| is_grouped(node) && turns(node), value) {
+            let by_depth = |&(layer, scale, _): &(usize, f64, &Node)| scale * (layer + 1) as f64;
+            let first = layers.first().map_or(0.0, by_depth);
+            if name == "scale" && layers.iter().all(|layer| (by_depth(layer) - first).abs() < 1e-3 * first.abs()) {
+                continue;
+            }
+            // Layers with heads of other sizes have scales of their own.
+            let differ = name == "scale" && sizes_differ(package);
+            odd_ones(part, name, &layers, !differ, findings);
+        }
+    }
+    let turned = by_layer(&part.graph, is_grouped, |node| Some(node.int("do_rotary").unwrap_or(0) as f64));
+    for (_, layers) in turned {
+        let still: Vec<String> =
+            layers.iter().filter(|(_, turns, _)| *turns == 0.0).map(|(layer, ..)| layer.to_string()).collect();
+        if !still.is_empty() && still.len() < layers.len() {
+            findings.info("attention", part.file.as_str(), format!("layers without rotation: {}", still.join(" ")));
         }
     }
     let windows = by_layer(&part.graph, is_grouped, |node| Some(node.int("local_window_size").unwrap_or(-1) as f64));
@@ -188,13 +199,22 @@ pub(super) fn alike(package: &Package, findings: &mut Findings) {
     }
 }
 
+fn sizes_differ(package: &Package) -> bool {
+    Caches::find(package).is_some_and(|caches| {
+        let mut sizes: Vec<_> = caches.past_keys.values().map(|value| caches.heads(value)).collect();
+        sizes.sort_unstable();
+        sizes.dedup();
+        sizes.len() > 1
+    })
+}
+
 /// One epsilon for all norms of a kind.
 pub(super) fn norms(package: &Package, findings: &mut Findings) {
     for part in &package.parts {
         let is_norm = |node: &Node| node.op_type.ends_with("LayerNormalization") || node.op_type == "RMSNormalization";
         let epsilon = |node: &Node| node.float("epsilon").map(f64::from);
         for node in part.graph.nodes.iter().filter(|node| is_norm(node)) {
-            if let Some(value) = epsilon(node).filter(|value| !(*value >= 0.0 && *value < 0.1)) {
+            if let Some(value) = epsilon(node).filter(|value| !(0.0..1.0).contains(value)) {
                 let message = format!("has epsilon {value}, expected a small positive number");
                 findings.error("norms", format!("{}: {}", part.file, node.label()), message);
             }

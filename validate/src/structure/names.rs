@@ -41,11 +41,9 @@ const PAST: [(&str, &str); 6] = [
     ("past_conv_names", "past_conv.%d"),
 ];
 
-/// A package of several graphs is wired among them in ways of its own; these checks are for one decoder.
+/// The decoder of a package that has nothing else.
 fn plain(package: &Package) -> Option<&Part> {
-    let beyond = ["encoder", "embedding", "vision", "speech", "joiner", "decoder.pipeline"];
-    let several = beyond.iter().any(|key| package.value(&format!("model.{key}")).is_some());
-    package.decoder().filter(|_| !several)
+    package.decoder().filter(|_| !package.is_composed())
 }
 
 pub(super) fn named_in_config(package: &Package, findings: &mut Findings) {
@@ -71,12 +69,19 @@ pub(super) fn named_in_config(package: &Package, findings: &mut Findings) {
                 }
             } else if !name.is_empty() && !values.iter().any(|value| value.name == name) {
                 let defaulted = part.graph.defaults.iter().any(|value| value.name == name);
-                let needed = matches!(key, "input_ids" | "inputs_embeds" | "logits") && !defaulted;
+                // Ids or their embeddings: one of the two is enough.
+                let other = match key {
+                    "input_ids" => "inputs_embeds",
+                    "inputs_embeds" => "input_ids",
+                    _ => "",
+                };
+                let other = package.name_or(&format!("{DECODER}.inputs.{other}"), other);
+                let needed = matches!(key, "input_ids" | "inputs_embeds" | "logits")
+                    && !defaulted
+                    && (key == "logits" || part.graph.input(other).is_none());
                 let among: Vec<&str> = values.iter().map(|value| value.name.as_str()).take(6).collect();
                 let message = format!("is {name:?}, which is not among the graph's {side}: {}", among.join(", "));
-                if needed
-                    && !(key == "inputs_embeds" && package.value(&format!("{DECODER}.inputs.input_ids")).is_some())
-                {
+                if needed {
                     findings.error("names", at, message).hint("a name was changed on one side alone");
                 } else if !defaulted {
                     findings.warning("names", at, message).hint("the runtime does not feed it, and says nothing");

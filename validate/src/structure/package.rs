@@ -52,11 +52,18 @@ impl Package {
     }
 
     fn read_config(&mut self, findings: &mut Findings) {
+        self.document = self.json(CONFIG).and_then(Result::ok).unwrap_or(Value::Null);
         match Config::open(&self.folder) {
             Ok(config) => {
                 for warning in &config.warnings {
                     findings.warning("config", format!("{CONFIG}: {}", warning.key), warning.problem.as_str());
                 }
+            }
+            // The strict reader is of one decoder; what it misses in others need not be missing.
+            Err(Error::Config { key, problem, .. }) if self.is_composed() => {
+                findings
+                    .warning("config", format!("{CONFIG}: {key}"), problem)
+                    .hint("of a decoder by itself; this package has more graphs, and is looked at one by one");
             }
             Err(Error::Config { key, problem, .. }) => {
                 findings.error("config", format!("{CONFIG}: {key}"), problem);
@@ -68,8 +75,6 @@ impl Package {
                 findings.error("config", CONFIG, error.to_string());
             }
         }
-        // What the strict reader refuses is looked at all the same, as far as it can be read.
-        self.document = self.json(CONFIG).and_then(Result::ok).unwrap_or(Value::Null);
         let mut files = Vec::new();
         find_models(self.document.get("model").unwrap_or(&Value::Null), "model", &mut files);
         if files.is_empty() && !self.document.is_null() {
@@ -127,6 +132,12 @@ impl Package {
                 findings.error("model-file", file, problem).hint(hint);
             }
         }
+    }
+
+    /// Whether several graphs work together, in ways of their own.
+    pub(super) fn is_composed(&self) -> bool {
+        let beyond = ["encoder", "embedding", "vision", "speech", "joiner", "decoder.pipeline"];
+        beyond.iter().any(|key| self.value(&format!("model.{key}")).is_some())
     }
 
     /// The part whose names and caches the document describes.

@@ -4,6 +4,7 @@
 //! and one scaling. So without any reference it can be seen whether row 0 is the angle 0, all rows lie on a circle of
 //! radius s, and each row is one step on from the one before it.
 
+use super::cache::Caches;
 use super::package::{CONFIG, Part};
 use super::{Findings, Package};
 use crate::graph::{ElementType, Graph, Node};
@@ -111,7 +112,9 @@ pub(super) fn context(package: &Package, findings: &mut Findings) {
 }
 
 pub(super) fn tables(package: &Package, findings: &mut Findings) {
-    let head_size = package.number("model.decoder.head_size");
+    let sizes =
+        Caches::find(package).map(|caches| caches.past_keys.values().filter_map(|key| caches.heads(key).1).max());
+    let head_size = sizes.flatten().or(package.number("model.decoder.head_size"));
     for part in &package.parts {
         for tables in tables_of(&part.graph) {
             check(part, &tables, head_size.filter(|_| part.key == "model.decoder"), findings);
@@ -156,52 +159,80 @@ fn check(part: &Part, tables: &Tables, head_size: Option<u64>, findings: &mut Fi
 
 /// What is wrong with two tables of this many columns.
 fn damage(cosines: &[f32], sines: &[f32], columns: usize, rounding: f32) -> Option<(String, &'static str)> {
-    let mut rows = cosines.chunks_exact(columns).zip(sines.chunks_exact(columns));
-    let (first_cos, first_sin) = rows.next()?;
-    let radius = *first_cos.first()?;
-    let near = |found: f32, expected: f32, within: f32| (found - expected).abs() <= within * radius.abs().max(1e-6);
-    let zero = first_cos.iter().all(|&cos| near(cos, radius, rounding))
-        && first_sin.iter().all(|&sin| near(sin, 0.0, rounding));
-    if !zero || radius.is_nan() || radius <= 0.0 {
-        let message = format!(
-            "row 0 is not the angle 0: cosines {:?}, sines {:?}, expected one value and zeros",
-            first_cos.get(..first_cos.len().min(4)).unwrap_or_default(),
-            first_sin.get(..first_sin.len().min(4)).unwrap_or_default()
-        );
-        return Some((
-            message,
-            "the table begins at another position than 0, cosines and sines are swapped, or it is damaged",
-        ));
-    }
-    let (step_cos, step_sin) = rows.next()?;
-    let (mut last_cos, mut last_sin) = (step_cos, step_sin);
-    let mut row = 1_usize;
-    loop {
-        for (column, (&cos, &sin)) in last_cos.iter().zip(last_sin).enumerate() {
-            let length = cos.mul_add(cos, sin * sin).sqrt();
-            if !near(length, radius, rounding * 2.0) {
-                let message =
-                    format!("row {row}, column {column} is not on the circle of radius {radius}: ({cos}, {sin})");
-                return Some((message, "cosines and sines are of different tables, or the bytes are damaged"));
-            }
+    let rows: Vec<(&[f32], &[f32])> = cosines.chunks_exact(columns).zip(sines.chunks_exact(columns)).collect();
+    // Where a model chooses its frequencies by length, a second table may stand behind the first.
+    let (mut start, mut tables) = (0, 1);
+    while let Some((first_cos, first_sin)) = rows.get(start) {
+        let radius = first_cos.first().copied().unwrap_or(0.0);
+        if !is_zero(first_cos, first_sin, rounding) {
+            let some = |values: &[f32]| format!("{:?}", values.iter().take(4).collect::<Vec<_>>());
+            let (cos, sin) = (some(first_cos), some(first_sin));
+            return Some((
+                format!("row 0 is not the angle 0: cosines {cos}, sines {sin}, expected one positive value, and zeros"),
+                "the table begins at another position than 0, cosines and sines are swapped, or it is damaged",
+            ));
         }
-        let (cosines, sines) = rows.next()?;
-        // Angles are rounded before their cosine is taken: the error grows with the position.
-        let within = rounding.mul_add(3.0, 1e-6 * row as f32);
-        let steps = step_cos.iter().zip(step_sin).zip(last_cos.iter().zip(last_sin)).zip(cosines.iter().zip(sines));
-        for (column, (((&step_cos, &step_sin), (&cos, &sin)), (&next_cos, &next_sin))) in steps.enumerate() {
-            let expected_cos = (cos * step_cos - sin * step_sin) / radius;
-            let expected_sin = (sin * step_cos + cos * step_sin) / radius;
-            if !near(next_cos, expected_cos, within) || !near(next_sin, expected_sin, within) {
-                let message = format!(
-                    "row {} is not one step on from row {row}: column {column} has ({next_cos}, {next_sin}), expected \
-                     ({expected_cos}, {expected_sin})",
-                    row + 1
-                );
-                return Some((message, "rows are missing, out of order, or damaged"));
+        let step = rows.get(start + 1)?;
+        let mut row = start + 1;
+        start = loop {
+            let here = rows.get(row)?;
+            if let Some(column) = off_circle(here, radius, rounding * 2.0) {
+                return Some((
+                    format!("row {row}, column {column} does not lie on the circle of radius {radius}"),
+                    "cosines and sines are of different tables, or the bytes are damaged",
+                ));
             }
-        }
-        (last_cos, last_sin) = (cosines, sines);
-        row += 1;
+            let next = rows.get(row + 1)?;
+            // Angles are rounded before their cosine is taken: the error grows with the position.
+            let within = rounding.mul_add(3.0, 1e-6 * row as f32);
+            match off_step(here, step, next, radius, within) {
+                None => row += 1,
+                Some(_) if tables < 2 && is_zero(next.0, next.1, rounding) => {
+                    tables += 1;
+                    break row + 1;
+                }
+                Some(column) => {
+                    return Some((
+                        format!("row {} is not one step on from row {row} in column {column}", row + 1),
+                        "rows are missing, out of order, or damaged",
+                    ));
+                }
+            }
+        };
     }
+    None
+}
+
+fn near(found: f32, expected: f32, within: f32) -> bool {
+    (found - expected).abs() <= within
+}
+
+/// Whether a row is of the angle 0 in all columns.
+fn is_zero(cosines: &[f32], sines: &[f32], rounding: f32) -> bool {
+    let radius = cosines.first().copied().unwrap_or(0.0);
+    radius > 0.0
+        && cosines.iter().all(|&cos| near(cos, radius, rounding * radius))
+        && sines.iter().all(|&sin| near(sin, 0.0, rounding * radius))
+}
+
+/// The first column whose point does not lie on the circle.
+fn off_circle((cosines, sines): &(&[f32], &[f32]), radius: f32, within: f32) -> Option<usize> {
+    let mut points = cosines.iter().zip(sines.iter());
+    points.position(|(cos, sin)| !near(cos.hypot(*sin), radius, within * radius))
+}
+
+/// The first column in which `next` is not `here` turned by `step`.
+fn off_step(
+    here: &(&[f32], &[f32]),
+    step: &(&[f32], &[f32]),
+    next: &(&[f32], &[f32]),
+    radius: f32,
+    within: f32,
+) -> Option<usize> {
+    let pairs = |row: &(&'_ [f32], &'_ [f32])| row.0.iter().copied().zip(row.1.iter().copied()).collect::<Vec<_>>();
+    let mut columns = pairs(here).into_iter().zip(pairs(step)).zip(pairs(next));
+    columns.position(|(((cos, sin), (step_cos, step_sin)), (next_cos, next_sin))| {
+        let expected = ((cos * step_cos - sin * step_sin) / radius, (sin * step_cos + cos * step_sin) / radius);
+        !near(next_cos, expected.0, within * radius) || !near(next_sin, expected.1, within * radius)
+    })
 }

@@ -1,6 +1,6 @@
 //! Files of text: the tokenizer, special ids, the chat template.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use serde_json::Value;
@@ -17,6 +17,8 @@ struct Text<'a> {
     prefix: String,
     /// Token to id.
     ids: BTreeMap<String, u64>,
+    /// Of those that were added to the vocabulary.
+    added: BTreeSet<u64>,
     /// Of `tokenizer_config.json`.
     config: Value,
 }
@@ -119,7 +121,8 @@ impl<'a> Text<'a> {
                 Value::Null
             }
         };
-        Some(Self { package, prefix, ids: ids_of(&document), config })
+        let added = added(&document).map(|(_, id)| id).collect();
+        Some(Self { package, prefix, ids: ids_of(&document), added, config })
     }
 
     fn fits_vocabulary(&self, findings: &mut Findings) {
@@ -134,9 +137,17 @@ impl<'a> Text<'a> {
         let Some(width) = width.or(self.package.number("model.vocab_size")) else { return };
         let at = format!("{}tokenizer.json", self.prefix);
         if largest >= width {
-            findings
-                .error("vocabulary", at, format!("token {token:?} has the id {largest}, the model has {width} tokens"))
-                .hint("the tokenizer is of another model, or tokens were added that the model does not know");
+            let message = format!("token {token:?} has the id {largest}, the model has {width} tokens");
+            let ordinary = self.ids.values().any(|id| *id >= width && !self.added.contains(id));
+            if ordinary {
+                findings
+                    .error("vocabulary", at, message)
+                    .hint("the tokenizer is of another model: text becomes ids that the model does not know");
+            } else {
+                findings
+                    .warning("vocabulary", at, message)
+                    .hint("tokens were added that the model does not know; text without them is not touched");
+            }
         } else if largest + 1 < width {
             let spare = width - largest - 1;
             findings.info("vocabulary", at, format!("{spare} of {width} rows of the logits stand for no token"));
@@ -242,9 +253,11 @@ fn ids_of(document: &Value) -> BTreeMap<String, u64> {
         }
         _ => {}
     }
-    let added = document.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
-    ids.extend(
-        added.filter_map(|token| Some((token.get("content")?.as_str()?.to_owned(), token.get("id")?.as_u64()?))),
-    );
+    ids.extend(added(document));
     ids
+}
+
+fn added(document: &Value) -> impl Iterator<Item = (String, u64)> {
+    let added = document.get("added_tokens").and_then(Value::as_array).into_iter().flatten();
+    added.filter_map(|token| Some((token.get("content")?.as_str()?.to_owned(), token.get("id")?.as_u64()?)))
 }
