@@ -13,6 +13,7 @@ mod faults;
 mod fixed_sizes;
 mod genai_config;
 mod golden;
+mod guidance;
 mod hub;
 mod lora;
 // The tests of checkpoint/ use all of it.
