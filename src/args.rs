@@ -19,7 +19,7 @@ The flags of a build are those of onnxruntime-genai's model builder, so that
 Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed input,
 5 incomplete or contradictory input, 6 network, or not in the cache, 7 the Hub wants a token, 8 disk, memory or IO,
 9 output in the way, 10 validation failed, 11 wrong checksum, 12 refused, 13 validation could not run,
-128 + N stopped by signal N.";
+14 the packages differ, 128 + N stopped by signal N.";
 
 /// Turns a Hugging Face checkpoint into an ONNX package for onnxruntime-genai, and checks that it is right.
 #[derive(Debug, Parser)]
@@ -27,6 +27,11 @@ Exit codes: 0 done, 1 defect of this tool, 2 usage, 3 unsupported, 4 malformed i
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
+
+    /// Tell events of the libraries on stderr: `debug`, or levels of targets such as `genai::hit_eos=debug`
+    /// [default: GENAI_BUILD_LOG]
+    #[arg(long, global = true, value_name = "FILTER")]
+    pub(crate) log: Option<String>,
 
     #[command(flatten)]
     pub(crate) build: BuildArgs,
@@ -40,12 +45,16 @@ pub(crate) enum Command {
     Plan(PlanArgs),
     /// Print what a checkpoint is: family, layers, tensors
     Inspect(InspectArgs),
-    /// Generate text with a package
+    /// Continue a text with a package
     Run(RunArgs),
+    /// Talk with a package, by its chat template. Ctrl-C stops an answer, the end of the input ends the chat
+    Chat(ChatArgs),
     /// Check a package against a checkpoint
     Validate(ValidateArgs),
     /// Check that the files of a package are those that were written
     Verify(VerifyArgs),
+    /// Say how two packages differ: files, settings, graph, and weights by their values
+    Diff(DiffArgs),
     /// Print the supported model families
     Families,
     /// Print the execution providers and what they run each precision in
@@ -245,25 +254,19 @@ pub(crate) struct RuntimeArgs {
     pub(crate) offline: bool,
 }
 
+/// How a text is generated; what is left open is the package's own setting.
 #[derive(Debug, Args)]
-pub(crate) struct RunArgs {
-    /// Folder of the package
-    pub(crate) package: PathBuf,
-
-    /// Text to continue
-    #[arg(long)]
-    pub(crate) prompt: String,
-
+pub(crate) struct GenerationArgs {
     /// Generate with the LoRA adapter in NAME.onnx_adapter of the package
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
 
-    /// The most tokens to generate
-    #[arg(short = 'n', long = "max-tokens", default_value_t = 64)]
-    pub(crate) max_tokens: usize,
+    /// The most tokens to generate [default: as many as fit in a chat and in `--search max_length`, else 64]
+    #[arg(short = 'n', long = "max-tokens")]
+    pub(crate) max_tokens: Option<usize>,
 
     /// Softens (above 1) or sharpens (below 1) the choice of tokens; turns sampling on
-    #[arg(long)]
+    #[arg(allow_negative_numbers = true, long)]
     pub(crate) temperature: Option<f32>,
 
     /// Sample among this many likeliest tokens; turns sampling on
@@ -271,15 +274,85 @@ pub(crate) struct RunArgs {
     pub(crate) top_k: Option<usize>,
 
     /// Sample among the likeliest tokens that make up this share; turns sampling on
-    #[arg(long = "top-p", alias = "top_p")]
+    #[arg(allow_negative_numbers = true, long = "top-p", alias = "top_p")]
     pub(crate) top_p: Option<f32>,
 
     /// Makes sampling repeatable; turns sampling on
     #[arg(long)]
     pub(crate) seed: Option<u32>,
 
+    /// Above 1, tokens that were seen become unlikelier
+    #[arg(allow_negative_numbers = true, long = "repetition-penalty", alias = "repetition_penalty")]
+    pub(crate) repetition_penalty: Option<f32>,
+
+    /// More than 1 searches with so many beams
+    #[arg(long = "num-beams", alias = "num_beams")]
+    pub(crate) num_beams: Option<usize>,
+
+    /// Any search option of genai_config.json by its name, such as no_repeat_ngram_size=3; can be repeated
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) search: Vec<String>,
+
+    /// End the text where this would come; can be repeated
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+
+    /// A JSON object, or a file with one, that is merged into genai_config.json; null removes a key
+    #[arg(long, value_name = "JSON")]
+    pub(crate) overlay: Option<String>,
+
+    /// Open the model as the package asks: provider, threads, optimisation
+    #[arg(long = "package-session", alias = "package_session")]
+    pub(crate) package_session: bool,
+
+    /// Threads within an operator [default: half of the cores]
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArgs {
+    /// Folder of the package
+    pub(crate) package: PathBuf,
+
+    /// Text to continue; - reads it from stdin
+    #[arg(long, required_unless_present = "prompt_file")]
+    pub(crate) prompt: Option<String>,
+
+    /// File with the text to continue
+    #[arg(long = "prompt-file", alias = "prompt_file", value_name = "FILE", conflicts_with = "prompt")]
+    pub(crate) prompt_file: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
+
+    /// Print ids, text, reason of the end, usage and timings as one JSON object
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ChatArgs {
+    /// Folder of the package, with a chat template
+    pub(crate) package: PathBuf,
+
+    /// What the assistant is told before the first message
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) system: Option<String>,
+
+    /// Say this, print the answer, and end
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) once: Option<String>,
+
+    /// Variables of the chat template, such as {"enable_thinking": false}, as a JSON object or a file with one
+    #[arg(long = "template-variables", alias = "template_variables", value_name = "JSON")]
+    pub(crate) template_variables: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) generation: GenerationArgs,
 }
 
 #[derive(Debug, Args)]
@@ -329,6 +402,23 @@ pub(crate) struct VerifyArgs {
     pub(crate) json: bool,
 }
 
+#[derive(Debug, Args)]
+pub(crate) struct DiffArgs {
+    /// Folder of a package
+    pub(crate) a: PathBuf,
+
+    /// Folder of the other
+    pub(crate) b: PathBuf,
+
+    /// Compare names, shapes and types of weights, but read none
+    #[arg(long = "no-weights", alias = "no_weights")]
+    pub(crate) no_weights: bool,
+
+    /// Print the result as one JSON object, also where the packages differ
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 #[derive(Debug, Subcommand)]
 pub(crate) enum RuntimeCommand {
     /// Say which ONNX Runtime library would be used
@@ -356,9 +446,11 @@ impl Cli {
             Some(Command::Build(args)) => build(args),
             Some(Command::Plan(args)) => quiet("plan", args.json),
             Some(Command::Inspect(_)) => quiet("inspect", false),
-            Some(Command::Run(_)) => quiet("run", false),
+            Some(Command::Run(args)) => quiet("run", args.json),
+            Some(Command::Chat(_)) => quiet("chat", false),
             Some(Command::Validate(args)) => quiet("validate", args.json),
             Some(Command::Verify(args)) => quiet("verify", args.json),
+            Some(Command::Diff(args)) => quiet("diff", args.json),
             Some(Command::Families) => quiet("families", false),
             Some(Command::Targets) => quiet("targets", false),
             Some(Command::Options) => quiet("options", false),

@@ -84,6 +84,11 @@ pub(crate) fn note(line: &str) {
     let _ = writeln!(io::stderr(), "{}", printable(line));
 }
 
+/// Writes to stderr that something is to be typed.
+pub(crate) fn print_prompt(text: &str) {
+    let _ = write!(io::stderr(), "{text}");
+}
+
 /// Says why a run failed: on stderr always, on stdout too where a JSON object is expected there.
 pub(crate) fn fail(failure: &Failure) {
     if mode().progress == ProgressArg::Json {

@@ -43,6 +43,8 @@ pub(crate) mod code {
     pub(crate) const CHECKSUM: u8 = 11;
     pub(crate) const REFUSED: u8 = 12;
     pub(crate) const COULD_NOT_RUN: u8 = 13;
+    /// What was compared is not the same.
+    pub(crate) const DIFFERENT: u8 = 14;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 
@@ -84,6 +86,7 @@ impl Failure {
             code::CHECKSUM => "checksum_mismatch",
             code::REFUSED => "refused",
             code::COULD_NOT_RUN => "could_not_validate",
+            code::DIFFERENT => "different",
             _ => "interrupted",
         }
     }

@@ -7,7 +7,9 @@ mod commands;
 mod console;
 mod envelope;
 mod failure;
+mod generation;
 mod hub;
+mod log;
 mod options;
 mod report;
 mod request;
@@ -49,14 +51,17 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Result<(), Failure> {
+    log::start(cli.log.as_deref())?;
     match &cli.command {
         None => commands::build::run(&cli.build),
         Some(Command::Build(args)) => commands::build::run(args),
         Some(Command::Plan(args)) => commands::plan::run(args),
         Some(Command::Inspect(args)) => commands::inspect::run(args),
         Some(Command::Run(args)) => commands::run::run(args),
+        Some(Command::Chat(args)) => commands::chat::run(args),
         Some(Command::Validate(args)) => commands::validate::run(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
+        Some(Command::Diff(args)) => commands::diff::run(args),
         Some(Command::Families) => commands::tables::families(),
         Some(Command::Targets) => commands::tables::targets(),
         Some(Command::Options) => commands::tables::options(),

@@ -85,6 +85,45 @@ mod unix {
         let _ = setrlimit(Resource::Nofile, raised);
     }
 
+    /// Ctrl-C as a chat takes it: it stops an answer, and ends the program where nobody is answering.
+    pub(crate) struct Interruptible {
+        idle: Arc<AtomicBool>,
+        came: Arc<AtomicBool>,
+    }
+
+    /// An answer that is under way.
+    pub(crate) struct Replying<'a> {
+        signals: &'a Interruptible,
+    }
+
+    impl Interruptible {
+        pub(crate) fn new() -> Self {
+            let signals = Self { idle: Arc::new(AtomicBool::new(true)), came: Arc::new(AtomicBool::new(false)) };
+            // Without handlers the signal ends the program.
+            let _ = flag::register_conditional_default(SIGINT, signals.idle.clone());
+            let _ = flag::register(SIGINT, signals.came.clone());
+            signals
+        }
+
+        pub(crate) fn replying(&self) -> Replying<'_> {
+            self.came.store(false, Ordering::SeqCst);
+            self.idle.store(false, Ordering::SeqCst);
+            Replying { signals: self }
+        }
+    }
+
+    impl Replying<'_> {
+        pub(crate) fn interrupted(&self) -> bool {
+            self.signals.came.load(Ordering::SeqCst)
+        }
+    }
+
+    impl Drop for Replying<'_> {
+        fn drop(&mut self) {
+            self.signals.idle.store(true, Ordering::SeqCst);
+        }
+    }
+
     fn is_ignored(signal: i32) -> bool {
         let ignored = || {
             let status = std::fs::read_to_string("/proc/self/status").ok()?;
@@ -96,7 +135,7 @@ mod unix {
 }
 
 #[cfg(unix)]
-pub(crate) use unix::{interrupt_on_signals, raise_open_file_limit, stopped, survive_file_size_limit};
+pub(crate) use unix::{Interruptible, interrupt_on_signals, raise_open_file_limit, stopped, survive_file_size_limit};
 
 #[cfg(not(unix))]
 pub(crate) fn interrupt_on_signals(_: genai_builder::Interrupt) {}
@@ -111,3 +150,22 @@ pub(crate) fn raise_open_file_limit() {}
 
 #[cfg(not(unix))]
 pub(crate) fn survive_file_size_limit() {}
+
+/// Here Ctrl-C ends the program.
+#[cfg(not(unix))]
+pub(crate) struct Interruptible;
+
+#[cfg(not(unix))]
+impl Interruptible {
+    pub(crate) fn new() -> Self {
+        Self
+    }
+
+    pub(crate) fn replying(&self) -> &Self {
+        self
+    }
+
+    pub(crate) fn interrupted(&self) -> bool {
+        false
+    }
+}

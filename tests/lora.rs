@@ -55,7 +55,12 @@ fn swappable(base: &str, precision: &str, adapters: &[(&str, &Path)]) -> Outcome
     swappable_for(base, precision, "cpu", adapters)
 }
 
-fn swappable_for(base: &str, precision: &str, provider: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
+pub(crate) fn swappable_for(
+    base: &str,
+    precision: &str,
+    provider: &str,
+    adapters: &[(&str, &Path)],
+) -> Outcome<TempDir> {
     let output = tempfile::tempdir()?;
     let mut arguments = build_arguments(&fixture(base), precision, provider, output.path());
     for (name, folder) in adapters {

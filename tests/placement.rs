@@ -18,7 +18,7 @@ fn placement(checkpoint: &str, precision: &str, provider: Provider) -> Outcome<P
     let profile = Some(profiles.path().join("profile"));
     let options = LoadOptions { provider, profile, threads: Some(1), ..LoadOptions::default() };
     let model = Arc::new(Model::load(&Config::open(package.path())?, runtime(), options)?);
-    continue_greedily(&model, &[1, 2, 3], 2, CacheMode::Growing)?;
+    continue_greedily(&model, &[1, 2, 3], 2, CacheMode::Growing, None)?;
     Ok(model.placement()?)
 }
 

@@ -141,8 +141,8 @@ fn expect_right(runtime: &Runtime, checkpoint: &str, precision: &str) -> Outcome
     let on_cpu = Arc::new(Model::load(&package, runtime, LoadOptions::default())?);
     let prompt = parts.prompts.first().ok_or("no prompt was recorded")?;
     for cache in [CacheMode::Growing].into_iter().chain(shared.then_some(CacheMode::Shared)) {
-        let there = continue_greedily(&model, &prompt.input_ids, 8, cache)?;
-        let here = continue_greedily(&on_cpu, &prompt.input_ids, 8, cache)?;
+        let there = continue_greedily(&model, &prompt.input_ids, 8, cache, None)?;
+        let here = continue_greedily(&on_cpu, &prompt.input_ids, 8, cache, None)?;
         if there != here {
             return Err(format!("{cache:?} cache: {there:?}, on the CPU {here:?}").into());
         }

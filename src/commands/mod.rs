@@ -1,6 +1,8 @@
 //! One file per verb: call the libraries, print the result.
 
 pub(crate) mod build;
+pub(crate) mod chat;
+pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod plan;
 pub(crate) mod run;

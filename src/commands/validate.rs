@@ -91,13 +91,13 @@ pub(crate) fn check(
     let subject = &Subject { spec: cut.as_ref().unwrap_or(subject.spec), ..*subject };
     let adapters = subject.checkpoint.adapters();
     let baked_in = adapters.first().filter(|_| subject.adaptation == Adaptation::BakedIn);
-    let reference = reference(subject, baked_in, &tokenizer, &model)?;
+    let reference = reference(subject, (baked_in, None), &tokenizer, &model)?;
     let mode = CacheMode::plainest(&model);
     let mut prompts = compare_prompts(&model, &reference, mode, None)?;
     let mut name = reference.name;
     for adapter in adapters.iter().filter(|_| subject.adaptation == Adaptation::Swappable) {
         let file = Adapter::load(&package.folder.join(format!("{}.onnx_adapter", adapter.name())))?;
-        let reference = self::reference(subject, Some(adapter), &tokenizer, &model)?;
+        let reference = self::reference(subject, (Some(adapter), Some(&file)), &tokenizer, &model)?;
         let with = compare_prompts(&model, &reference, mode, Some(&file))?;
         let called =
             |prompt: PromptParity| PromptParity { name: format!("{}/{}", adapter.name(), prompt.name), ..prompt };
@@ -142,10 +142,10 @@ pub(crate) fn load(package: &Config, args: &RuntimeArgs) -> Result<Arc<Model>, F
 }
 
 /// What the package is to compute with this adapter, or with none: logits that were recorded of the two, or else those
-/// of the f32 interpreter.
+/// of the f32 interpreter. `file` is what of the adapter the package has beside it.
 fn reference(
     subject: &Subject,
-    adapter: Option<&genai_checkpoint::Adapter>,
+    (adapter, file): (Option<&genai_checkpoint::Adapter>, Option<&Adapter>),
     tokenizer: &Tokenizer,
     model: &Arc<Model>,
 ) -> Result<Reference, Failure> {
@@ -165,12 +165,12 @@ fn reference(
         None => "no recorded logits beside the checkpoint".to_owned(),
     };
     note(&format!("{why}: comparing with the f32 interpreter"));
-    interpreted(subject, adapter, tokenizer, model)
+    interpreted(subject, (adapter, file), tokenizer, model)
 }
 
 fn interpreted(
     subject: &Subject,
-    adapter: Option<&genai_checkpoint::Adapter>,
+    (adapter, file): (Option<&genai_checkpoint::Adapter>, Option<&Adapter>),
     tokenizer: &Tokenizer,
     model: &Arc<Model>,
 ) -> Result<Reference, Failure> {
@@ -181,7 +181,7 @@ fn interpreted(
         prompt.truncate(model.context_length().saturating_sub(GREEDY_STEPS));
         if !prompt.is_empty() {
             let mode = CacheMode::plainest(model);
-            let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, mode)?;
+            let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, mode, file)?;
             continued.push(Continued { name: name.to_owned(), prompt, continuation });
         }
     }

@@ -23,6 +23,13 @@ impl Adapter {
         Ok(Self { inner })
     }
 
+    /// From the bytes of such a file.
+    pub(crate) fn of(bytes: &[u8], name: &str) -> Result<Self> {
+        let inner = ort::session::Adapter::from_memory(bytes, None)
+            .map_err(Error::execution(format!("loading the adapter {name}")))?;
+        Ok(Self { inner })
+    }
+
     /// Options of runs with that adapter, or with none.
     pub(crate) fn run_options(adapter: Option<&Self>) -> Result<RunOptions> {
         let mut options = RunOptions::new().map_err(Error::execution("making run options"))?;
@@ -37,10 +44,11 @@ impl Adapter {
     }
 }
 
-/// Adapters by name, for generators to activate.
+/// Adapters by name, for generators on any thread to activate. It holds the files' bytes: what ONNX Runtime makes of them
+/// belongs to the runs of one generator.
 #[derive(Default)]
 pub struct Adapters {
-    loaded: Mutex<BTreeMap<String, Arc<Adapter>>>,
+    loaded: Mutex<BTreeMap<String, Arc<Vec<u8>>>>,
 }
 
 impl Adapters {
@@ -49,13 +57,16 @@ impl Adapters {
     }
 
     /// # Errors
-    /// [`Error::Argument`] for a name that is taken; as [`Adapter::load`].
+    /// [`Error::Argument`] for a name that is taken; [`Error::Io`]; [`Error::Execution`] with ONNX Runtime's own message if
+    /// it cannot read the file.
     pub fn load(&self, file: &Path, name: &str) -> Result<()> {
         let mut loaded = self.loaded();
         if loaded.contains_key(name) {
             return Err(Error::argument("the name of an adapter", format!("`{name}`"), "one that no adapter has"));
         }
-        loaded.insert(name.to_owned(), Arc::new(Adapter::load(file)?));
+        let bytes = std::fs::read(file).map_err(Error::io(file))?;
+        Adapter::of(&bytes, &file.display().to_string())?;
+        loaded.insert(name.to_owned(), Arc::new(bytes));
         Ok(())
     }
 
@@ -63,29 +74,27 @@ impl Adapters {
     /// [`Error::Argument`] if there is none of that name, or a generator uses it.
     pub fn unload(&self, name: &str) -> Result<()> {
         let mut loaded = self.loaded();
-        let adapter = Self::find(&loaded, name)?;
-        // One count is the table's, one is this function's.
-        if Arc::strong_count(&adapter) > 2 {
-            return Err(Error::argument("the adapter", format!("`{name}`"), "one that no generator uses"));
+        match loaded.get(name).map(Arc::strong_count) {
+            None => Err(Self::missing(&loaded, name)),
+            Some(1) => {
+                loaded.remove(name);
+                Ok(())
+            }
+            Some(_) => Err(Error::argument("the adapter", format!("`{name}`"), "one that no generator uses")),
         }
-        loaded.remove(name);
-        Ok(())
     }
 
-    /// # Errors
-    /// [`Error::Argument`] if there is none of that name.
-    pub fn get(&self, name: &str) -> Result<Arc<Adapter>> {
-        Self::find(&self.loaded(), name)
+    pub(crate) fn bytes(&self, name: &str) -> Result<Arc<Vec<u8>>> {
+        let loaded = self.loaded();
+        loaded.get(name).cloned().ok_or_else(|| Self::missing(&loaded, name))
     }
 
-    fn find(loaded: &BTreeMap<String, Arc<Adapter>>, name: &str) -> Result<Arc<Adapter>> {
-        loaded.get(name).cloned().ok_or_else(|| {
-            let names = loaded.keys().cloned().collect::<Vec<_>>().join(", ");
-            Error::argument("the adapter", format!("`{name}`"), format!("one of those loaded: {names}"))
-        })
+    fn missing(loaded: &BTreeMap<String, Arc<Vec<u8>>>, name: &str) -> Error {
+        let names = loaded.keys().cloned().collect::<Vec<_>>().join(", ");
+        Error::argument("the adapter", format!("`{name}`"), format!("one of those loaded: {names}"))
     }
 
-    fn loaded(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Adapter>>> {
+    fn loaded(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Vec<u8>>>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -176,7 +176,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 /// The hash and the size of a regular file, links followed; `None` for anything else.
-fn sha256(path: &Path) -> Result<Option<(String, u64)>> {
+pub(crate) fn sha256(path: &Path) -> Result<Option<(String, u64)>> {
     if !path.metadata().map_err(Error::io(path))?.is_file() {
         return Ok(None);
     }

@@ -3,8 +3,8 @@
 //!
 //! ```text
 //!  runtime::find ──► Runtime ──┐
-//!                              ├──► Model ──► Sequence ──► Logits ──► Sampler ──► ids ──► Tokenizer ──► text
-//!  Config::open ──► Config ────┘                               │
+//!                              ├──► Model ─┬► Generator (batches, beams, sampling) ──► ids ──► Tokenizer ──► text
+//!  Config::open ──► Config ────┘           └► Sequence ──► Logits
 //!                                                              └──► metrics ──► ParityReport: pass, ambiguous, fail
 //!  reference.npz ─────────────────────────┬──► Reference ──────────────┘
 //!  DecoderSpec, Checkpoint ► interpreter ─┘
@@ -17,13 +17,15 @@
 //!   prompt which ends in it; this crate does not.
 //! - A package is input from a stranger: every path in it stays inside its folder and every name template is parsed.
 //!
-//! Left out: execution providers other than CPU, CUDA and WebGPU, beam search, multimodal and encoder-decoder packages.
+//! Left out: execution providers other than CPU, CUDA and WebGPU, multimodal and encoder-decoder packages.
 
 #![deny(unsafe_code)]
 
 mod adapter;
 pub mod completion;
+pub mod anatomy;
 mod config;
+pub mod diff;
 pub mod engine;
 mod error;
 mod generate;
@@ -32,6 +34,7 @@ pub mod graph;
 mod guidance;
 mod integrity;
 pub mod interpreter;
+pub mod log;
 mod matrix;
 pub mod metrics;
 mod model;
@@ -44,6 +47,7 @@ pub mod runtime;
 pub mod sampling;
 mod search_options;
 mod sequence;
+pub mod structure;
 mod tokenizer;
 mod verdict;
 

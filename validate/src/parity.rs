@@ -27,9 +27,15 @@ pub fn compare_prompts(
 ///
 /// # Errors
 /// Those of [`Sequence::append`].
-pub fn continue_greedily(model: &Arc<Model>, prompt: &[u32], steps: usize, cache: CacheMode) -> Result<Vec<u32>> {
+pub fn continue_greedily(
+    model: &Arc<Model>,
+    prompt: &[u32],
+    steps: usize,
+    cache: CacheMode,
+    adapter: Option<&Adapter>,
+) -> Result<Vec<u32>> {
     let max_length = prompt.len().saturating_add(steps);
-    let mut sequence = Sequence::new(model, SequenceOptions { max_length, cache, adapter: None })?;
+    let mut sequence = Sequence::new(model, SequenceOptions { max_length, cache, adapter })?;
     let logits = sequence.append(prompt)?;
     let (chosen, _) = search_greedily(&mut sequence, &logits, steps)?;
     Ok(chosen)

@@ -117,7 +117,7 @@ impl SearchOptions {
     /// Is this a search that a model of `vocab_size` tokens can do? The peer lets through what is marked with *.
     ///
     /// # Errors
-    /// [`Error::Argument`] for `max_length` beyond the context, `min_length`* beyond `max_length`, a batch or beams out
+    /// [`Error::Argument`] for a `max_length` or `min_length`* beyond the context, a batch or beams out
     /// of 1 to 32, more returned sequences than beams, sampling with beams, a penalty* or temperature* below 0 or not
     /// finite, a repetition penalty* of 0, `top_p` outside 0 to 1 or NaN*, and a `top_k` beyond the vocabulary.
     pub fn check(&self, vocab_size: usize, context_length: usize) -> Result<()> {
@@ -129,8 +129,7 @@ impl SearchOptions {
             if holds && value.is_finite() { Ok(()) } else { Err(Error::argument(name, value, expected)) }
         };
         within("max_length", self.max_length, 0, context_length)?;
-        let longest = if self.max_length == 0 { context_length } else { self.max_length };
-        within("min_length", self.min_length, 0, longest)?;
+        within("min_length", self.min_length, 0, context_length)?;
         within("batch_size", self.batch_size, 1, 32)?;
         within("num_beams", self.num_beams, 1, 32)?;
         within("num_return_sequences", self.num_return_sequences, 1, self.num_beams)?;
@@ -297,7 +296,6 @@ mod tests {
             ("num_return_sequences", json!(5), &beams),
             ("max_length", json!(65), &[]),
             ("min_length", json!(65), &[]),
-            ("min_length", json!(9), &[("max_length", json!(8))]),
             ("top_k", json!(99), &sampling),
             ("top_p", json!(1.5), &[]),
             ("top_p", json!(-0.5), &[]),

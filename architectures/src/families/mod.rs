@@ -394,6 +394,17 @@ pub const FAMILIES: &[Family] = &[
     },
 ];
 
+/// The length, in tokens, at which a model of a `model.type` of onnxruntime-genai has to see its whole text anew, because
+/// its rope has other factors from there on; none for most. The runtime has these numbers by type too (`src/generators.cpp`,
+/// 0.18): `genai_config.json` does not tell them.
+pub fn rope_switch(runtime_type: &str) -> Option<usize> {
+    match runtime_type {
+        "phi3" | "phimoe" => Some(4097),
+        "phi3small" => Some(8193),
+        _ => None,
+    }
+}
+
 /// Says what the model of a `config.json` is.
 ///
 /// # Errors

@@ -73,7 +73,8 @@ pub struct Config {
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Decoder {
-    /// The ONNX file, inside the folder.
+    /// The ONNX file, inside the folder. Where [`Decoder::beyond_plain`] names parts, this and the sizes may be left out
+    /// of the file: then they are the folder, and 0.
     pub model: PathBuf,
     pub head_size: usize,
     pub num_hidden_layers: usize,
@@ -233,12 +234,16 @@ impl Decoder {
         let decoder = model.object("decoder")?;
         let inputs = decoder.object_or_empty("inputs")?;
         let outputs = decoder.object_or_empty("outputs")?;
+        let beyond_plain = beyond_plain(model, &decoder)?;
+        // Other kinds of models may have their sizes elsewhere; what they are is the better message.
+        let needed = |key: &str| beyond_plain.is_empty() || decoder.has(key);
+        let count = |key: &str| if needed(key) { decoder.count(key) } else { Ok(0) };
         Ok(Self {
-            model: folder.join(decoder.path("filename")?),
-            head_size: decoder.count("head_size")?,
-            num_hidden_layers: decoder.count("num_hidden_layers")?,
-            num_key_value_heads: decoder.count("num_key_value_heads")?,
-            beyond_plain: beyond_plain(model, &decoder)?,
+            model: if needed("filename") { folder.join(decoder.path("filename")?) } else { folder.to_path_buf() },
+            head_size: count("head_size")?,
+            num_hidden_layers: count("num_hidden_layers")?,
+            num_key_value_heads: count("num_key_value_heads")?,
+            beyond_plain,
             inputs: Inputs::read(&inputs)?,
             outputs: Outputs::read(&outputs)?,
             session: SessionOptions::read(&decoder.object_or_empty("session_options")?)?,

@@ -169,6 +169,10 @@ fn what_is_more_than_a_plain_decoder_is_listed() {
     ] {
         assert_eq!(parse(&with(pointer, Some(value))).unwrap().decoder.beyond_plain, [expected]);
     }
+    let mut bare = with("/model/encoder", Some(json!({"filename": "encoder.onnx"})));
+    bare["model"]["decoder"] = json!({"filename": "decoder.onnx", "num_hidden_layers": 2});
+    let bare = parse(&bare).unwrap().decoder;
+    assert_eq!((bare.num_hidden_layers, bare.head_size, &bare.beyond_plain[0][..]), (2, 0, "model.encoder"));
     let harmless = json!({"window_size": 8, "slide_inputs": false, "slide_key_value_cache": false});
     assert!(parse(&with("/model/decoder/sliding_window", Some(harmless))).unwrap().decoder.beyond_plain.is_empty());
 }

@@ -1,6 +1,5 @@
 //! Options of a generator's runs, and the way to stop one from another thread.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,7 +15,7 @@ pub struct Cancellation {
 }
 
 struct Shared {
-    /// Replaced as a whole, because ONNX Runtime may be reading the old ones.
+    /// A run that is under way has a count of its own.
     options: Mutex<Arc<RunOptions>>,
     cancelled: AtomicBool,
 }
@@ -46,16 +45,15 @@ impl Cancellation {
 /// The options as a generator sees them.
 pub(super) struct Runs {
     cancellation: Cancellation,
-    entries: BTreeMap<String, String>,
     /// Held so that they count as in use.
-    adapters: Vec<Arc<Adapter>>,
+    adapters: Vec<Arc<Vec<u8>>>,
 }
 
 impl Runs {
     pub(super) fn new() -> Result<Self> {
         let options = Mutex::new(Arc::new(Adapter::run_options(None)?));
         let shared = Arc::new(Shared { options, cancelled: AtomicBool::new(false) });
-        Ok(Self { cancellation: Cancellation { shared }, entries: BTreeMap::new(), adapters: Vec::new() })
+        Ok(Self { cancellation: Cancellation { shared }, adapters: Vec::new() })
     }
 
     pub(super) fn cancellation(&self) -> &Cancellation {
@@ -81,33 +79,37 @@ impl Runs {
 
     /// An entry of ONNX Runtime's run configuration.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<()> {
-        let before = self.entries.insert(key.to_owned(), value.to_owned());
-        self.renew().inspect_err(|_| {
-            match before {
-                Some(before) => self.entries.insert(key.to_owned(), before),
-                None => self.entries.remove(key),
-            };
+        self.change(|options| {
+            options.set(key, value).map_err(Error::execution(format!("setting the run option {key}")))
         })
     }
 
-    pub(super) fn add_adapter(&mut self, adapter: Arc<Adapter>) -> Result<()> {
-        self.adapters.push(adapter);
-        self.renew()
+    pub(super) fn add_adapter(&mut self, name: &str, bytes: Arc<Vec<u8>>) -> Result<()> {
+        let adapter = Adapter::of(&bytes, name)?;
+        self.change(|options| adapter.add_to(options))?;
+        self.adapters.push(bytes);
+        Ok(())
     }
 
-    fn renew(&self) -> Result<()> {
-        let mut renewed = RunOptions::new().map_err(Error::execution("making run options"))?;
-        for adapter in &self.adapters {
-            adapter.add_to(&mut renewed)?;
-        }
-        for (key, value) in &self.entries {
-            renewed.set(key, value).map_err(Error::execution(format!("setting the run option {key}")))?;
-        }
+    fn change(&mut self, change: impl FnOnce(&mut RunOptions) -> Result<()>) -> Result<()> {
         let mut options = self.cancellation.options();
-        if self.cancellation.is_cancelled() {
-            renewed.terminate().map_err(Error::execution("stopping a run"))?;
-        }
-        *options = Arc::new(renewed);
-        Ok(())
+        // Runs begin with the generator in hand, as this does, so that none is under way.
+        let exclusive = Arc::get_mut(&mut options);
+        exclusive.map_or_else(|| Err(Error::execution("changing run options")("they are in use")), change)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn generators_go_from_thread_to_thread() {
+        fn goes<T: Send>() {}
+        fn is_shared<T: Send + Sync>() {}
+        goes::<crate::Generator>();
+        is_shared::<Cancellation>();
+        is_shared::<crate::Adapters>();
+        is_shared::<crate::Model>();
     }
 }

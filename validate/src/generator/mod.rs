@@ -29,7 +29,8 @@ use cancel::Runs;
 use row::RowText;
 
 use crate::model::{Lanes, Model, Tensor};
-use crate::{Adapters, CacheMode, Error, Result, Sampler, SamplingOptions, SearchOptions};
+use crate::search_options::SearchOptions;
+use crate::{Adapters, CacheMode, Error, Result, Sampler, SamplingOptions, log};
 
 /// Continues one sequence, a batch of them, or beams.
 ///
@@ -40,6 +41,7 @@ pub struct Generator {
     constraints: Vec<Box<dyn Constraint>>,
     processors: Vec<Box<dyn LogitsProcessor>>,
     forced_tokens: bool,
+    rope_switch: Option<usize>,
     /// None takes the likeliest token.
     sampler: Option<Sampler>,
     beams: Option<Beams>,
@@ -65,21 +67,20 @@ impl Generator {
     /// [`Error::Argument`] names an option that is out of its range; [`Error::Unsupported`] for what the graph cannot do,
     /// such as batches on fixed sizes.
     pub fn new(model: &Arc<Model>, params: impl Into<GeneratorParams>) -> Result<Self> {
-        let GeneratorParams { mut search, constraints, forced_tokens, processors } = params.into();
+        let GeneratorParams { mut search, constraints, forced_tokens, processors, rope_switch } = params.into();
         if search.max_length == 0 {
             search.max_length = model.context_length();
         }
-        check(&search, model)?;
+        search.check(model.vocab_size(), model.context_length())?;
+        if let Some(eos) = model.eos_token_ids().iter().find(|&&id| id as usize >= model.vocab_size()) {
+            return Err(Error::argument("eos_token_id", eos, format!("below vocab_size {}", model.vocab_size())));
+        }
         let rows = search.batch_size * search.num_beams;
         if !constraints.is_empty() && (constraints.len() != search.batch_size || search.num_beams > 1) {
             let value = format!("{} for {} rows", constraints.len(), rows);
             return Err(Error::argument("the number of constraints", value, "one for each row, and no beams"));
         }
-        let sampled = search.do_sample && search.top_k != 1 && search.temperature != 0.0;
-        if sampled && search.num_beams > 1 {
-            return Err(Error::argument("num_beams", search.num_beams, "1 where do_sample is true"));
-        }
-        let sampler = sampled.then(|| {
+        let sampler = search.do_sample.then(|| {
             Sampler::new(SamplingOptions {
                 temperature: search.temperature,
                 top_k: search.top_k,
@@ -107,6 +108,7 @@ impl Generator {
             constraints,
             processors,
             forced_tokens,
+            rope_switch: rope_switch.or(model.rope_switch()),
         })
     }
 
@@ -149,6 +151,8 @@ impl Generator {
             let expected = format!("at most max_length {}", self.search.max_length);
             return Err(Error::argument("the sequence length", longest, expected));
         }
+        let counts: Vec<usize> = rows.iter().map(|ids| ids.len()).collect();
+        tracing::debug!(target: log::APPEND_TOKENS, tokens = ?counts, behind = self.length);
         let before = (self.rows.clone(), self.length, self.ready);
         if self.rows.len() > 1 && self.length > 0 {
             self.stale = true;
@@ -228,6 +232,11 @@ impl Generator {
         self.hypotheses().get(index).map(|best| best.score)
     }
 
+    /// Whether the graph's rope has other factors for the one length than for the other.
+    fn switches_rope(&self, shorter: usize, longer: usize) -> bool {
+        self.rope_switch.is_some_and(|at| (shorter..longer).contains(&(at.saturating_sub(1))))
+    }
+
     fn hypotheses(&self) -> Vec<Hypothesis> {
         let ids: Vec<&[u32]> = self.rows.iter().map(|row| row.ids.as_slice()).collect();
         let count = self.search.num_return_sequences;
@@ -288,7 +297,10 @@ impl Generator {
         }
         self.length = self.rows.iter().map(|row| row.ids.len()).max().unwrap_or(0);
         self.ready = false;
-        let cut = self.rows.len() == 1 && !self.stale && self.lanes.forgetful(&self.model, length).is_none();
+        let cut = self.rows.len() == 1
+            && !self.stale
+            && !self.switches_rope(self.length, self.lanes.columns())
+            && self.lanes.forgetful(&self.model, length).is_none();
         match cut || length == 0 {
             true => self.lanes.cut(&self.model, length).inspect(|()| self.stale = false),
             false => {
@@ -345,7 +357,7 @@ impl Generator {
     /// # Errors
     /// [`Error::Argument`] for a name that is not loaded; [`Error::Unsupported`] if tokens were run already.
     pub fn set_active_adapter(&mut self, adapters: &Adapters, name: &str) -> Result<()> {
-        let adapter = adapters.get(name)?;
+        let adapter = adapters.bytes(name)?;
         if self.length > 0 {
             return Err(Error::unsupported("an adapter for a text that has begun", "one before the first token"));
         }
@@ -353,34 +365,6 @@ impl Generator {
             self.mode = CacheMode::Growing;
             self.lanes = Lanes::new(&self.model, self.rows.len(), self.search.max_length, self.mode)?;
         }
-        self.runs.add_adapter(adapter)
+        self.runs.add_adapter(name, adapter)
     }
-}
-
-/// What only the model can tell of options.
-fn check(search: &SearchOptions, model: &Model) -> Result<()> {
-    let between = |name: &'static str, value: usize, most: usize| match value {
-        value if (1..=most).contains(&value) => Ok(()),
-        value => Err(Error::argument(name, value, format!("1 to {most}"))),
-    };
-    between("batch_size", search.batch_size, 32)?;
-    between("num_beams", search.num_beams, 32)?;
-    between("num_return_sequences", search.num_return_sequences, search.num_beams)?;
-    if search.max_length > model.context_length() {
-        let expected = format!("1 to context_length {}", model.context_length());
-        return Err(Error::argument("max_length", search.max_length, expected));
-    }
-    if let Some(eos) = model.eos_token_ids().iter().find(|&&id| id as usize >= model.vocab_size()) {
-        return Err(Error::argument("eos_token_id", eos, format!("below vocab_size {}", model.vocab_size())));
-    }
-    if !(search.repetition_penalty > 0.0 && search.repetition_penalty.is_finite()) {
-        return Err(Error::argument("repetition_penalty", search.repetition_penalty, "a number above 0"));
-    }
-    if !search.length_penalty.is_finite() {
-        return Err(Error::argument("length_penalty", search.length_penalty, "a number"));
-    }
-    if search.num_beams > 1 && model.vocab_size() < 2 {
-        return Err(Error::argument("num_beams", search.num_beams, "1 for a vocabulary of one token"));
-    }
-    Ok(())
 }

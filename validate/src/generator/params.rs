@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::{Constraint, LogitsProcessor, SearchOptions};
+use super::{Constraint, LogitsProcessor};
 use crate::Config;
+use crate::SearchOptions;
 
 /// Options and hooks of one [`crate::Generator`].
 #[derive(Default)]
@@ -15,6 +16,8 @@ pub struct GeneratorParams {
     pub forced_tokens: bool,
     /// Run in their order, for every row.
     pub processors: Vec<Box<dyn LogitsProcessor>>,
+    /// In place of [`crate::Model::rope_switch`], which knows the lengths of published models.
+    pub rope_switch: Option<usize>,
 }
 
 impl GeneratorParams {
@@ -37,6 +40,7 @@ impl fmt::Debug for GeneratorParams {
             .field("constraints", &self.constraints.len())
             .field("forced_tokens", &self.forced_tokens)
             .field("processors", &self.processors.len())
+            .field("rope_switch", &self.rope_switch)
             .finish()
     }
 }

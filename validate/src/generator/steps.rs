@@ -4,7 +4,7 @@ use super::Generator;
 use super::processors::{NEVER, forbid, forbid_repeated_ngrams, penalise_repetition};
 use crate::model::Wanted;
 use crate::sampling::greedy;
-use crate::{Error, Result};
+use crate::{Error, Result, log};
 
 impl Generator {
     /// Chooses the next token of each row that has not ended.
@@ -25,8 +25,21 @@ impl Generator {
         self.process()?;
         self.ready = false;
         match self.beams {
-            Some(_) => self.step_beams(),
-            None => self.choose(),
+            Some(_) => self.step_beams()?,
+            None => self.choose()?,
+        }
+        self.tell_step();
+        Ok(())
+    }
+
+    fn tell_step(&self) {
+        tracing::debug!(target: log::NEXT_TOKEN, ids = ?self.next, length = self.length);
+        let eos = self.model.eos_token_ids();
+        for (row, id) in self.next.iter().enumerate().filter(|(_, id)| eos.contains(id)) {
+            tracing::debug!(target: log::HIT_EOS, row, id);
+        }
+        if self.length >= self.search.max_length {
+            tracing::debug!(target: log::HIT_MAX_LENGTH, length = self.length);
         }
     }
 
@@ -112,7 +125,7 @@ impl Generator {
     fn step_beams(&mut self) -> Result<()> {
         let Some(beams) = &mut self.beams else { return Ok(()) };
         // NaN compares with nothing, so that a search over it would be over chance.
-        if let Some(at) = self.scores.iter().position(|score| !(*score < f32::INFINITY)) {
+        if let Some(at) = self.scores.iter().position(|score| score.is_nan() || *score == f32::INFINITY) {
             let value = self.scores.get(at).copied().unwrap_or_default();
             return Err(Error::argument("logits", value, "numbers below infinity"));
         }
@@ -143,6 +156,7 @@ impl Generator {
         if self.length == 0 {
             return Err(Error::argument("the sequence length", 0, "at least one token, of append_tokens"));
         }
+        self.stale |= self.lanes.columns() > 0 && self.switches_rope(self.lanes.columns(), self.length);
         let ran = if self.rows.len() == 1 { self.run_row(&options) } else { self.run_batch(&options) };
         match ran {
             Ok(()) => {

@@ -6,6 +6,7 @@ use ort::session::{IoBinding, RunOptions, SessionInputValue};
 use ort::value::{DynTensor, DynValue, TensorElementType as Element};
 
 use super::feed::Inputs;
+use super::told::tell_run;
 use super::{CacheSlot, Model, Past, Row, Tensor};
 use crate::{CacheMode, Error, Result};
 
@@ -156,6 +157,7 @@ impl Lanes {
             let width = if wiring.paged.is_some() { ids.len() } else { width };
             *past = past.after(ids.len(), width);
         }
+        tell_run(&inputs, &given, &wiring.logits);
         (self.fed, self.given) = (inputs, given);
         Ok(())
     }

@@ -5,12 +5,14 @@ mod lanes;
 mod load_options;
 mod slot;
 mod tensors;
+mod told;
 mod value;
 mod wiring;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use genai_architectures::families::rope_switch;
 use ort::ErrorCode;
 use ort::session::Session;
 
@@ -25,7 +27,7 @@ pub(crate) use wiring::Wiring;
 
 use crate::config::Config;
 use crate::runtime::{Provider, Runtime};
-use crate::{Adapter, CacheMode, Error, Matrix, Placement, Precision, Result};
+use crate::{Adapter, CacheMode, Error, Matrix, Placement, Precision, Result, log};
 
 /// A decoder ready to run, to be shared by threads in an `Arc`. It is stateless: sequences live in
 /// [`crate::Sequence`], and take turns in running it.
@@ -42,6 +44,7 @@ pub struct Model {
     /// What stands in batches where a row has no token, and behind its end.
     pub(crate) pad: u32,
     eos_token_ids: Vec<u32>,
+    rope_switch: Option<usize>,
     shares_buffer: bool,
     profile: Option<PathBuf>,
 }
@@ -82,6 +85,12 @@ impl Model {
         }
         let context_length = package.context_length.min(wiring.room().unwrap_or(usize::MAX));
         let pad = package.pad_token_id.filter(|&pad| (pad as usize) < package.vocab_size).unwrap_or(0);
+        for warning in &package.warnings {
+            tracing::warn!(target: log::CONFIG, key = warning.key, "{}", warning.problem);
+        }
+        let file = decoder.model.display();
+        let (library, provider) = (runtime.library.display(), options.provider.name());
+        tracing::debug!(target: log::MODEL, %file, %library, provider, caches = wiring.slots.len(), context_length);
         Ok(Self {
             session: Mutex::new(session),
             wiring,
@@ -91,6 +100,7 @@ impl Model {
             context_length,
             pad,
             eos_token_ids: package.eos_token_ids.clone(),
+            rope_switch: rope_switch(&package.model_type),
             shares_buffer: package.search.past_present_share_buffer,
             profile: options.profile,
         })
@@ -128,6 +138,11 @@ impl Model {
     /// Any of these ends a text.
     pub fn eos_token_ids(&self) -> &[u32] {
         &self.eos_token_ids
+    }
+
+    /// The length at which the cache has to be computed anew, because the graph's rope has other factors from there on.
+    pub fn rope_switch(&self) -> Option<usize> {
+        self.rope_switch
     }
 
     /// Does a cache keep a window of tokens alone?

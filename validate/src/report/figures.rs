@@ -1,7 +1,7 @@
 //! Numbers as people read them, the same on every page.
 
 /// Three digits: `0.0123`, `12.3`, `1.23e-7`.
-pub(super) fn figure(value: f64) -> String {
+pub(crate) fn figure(value: f64) -> String {
     let size = value.abs();
     match size {
         0.0 => "0".to_owned(),
@@ -17,7 +17,7 @@ pub(super) fn figure(value: f64) -> String {
 }
 
 /// In binary units.
-pub(super) fn bytes(count: u64) -> String {
+pub(crate) fn bytes(count: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.iter().find(|(_, shift)| count >= 1 << shift) {
         Some((unit, shift)) => format!("{:.2} {unit}", count as f64 / (1_u64 << shift) as f64),
@@ -26,12 +26,12 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// `1 error`, `2 errors`.
-pub(super) fn count(number: usize, one: &str) -> String {
+pub(crate) fn count(number: usize, one: &str) -> String {
     if number == 1 { format!("1 {one}") } else { format!("{number} {one}s") }
 }
 
 /// Of at most `most` characters, the end left out with `…`.
-pub(super) fn shortened(text: &str, most: usize) -> String {
+pub(crate) fn shortened(text: &str, most: usize) -> String {
     if text.chars().count() <= most {
         return text.to_owned();
     }

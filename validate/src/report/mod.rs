@@ -2,11 +2,12 @@
 //! pages of [`crate::report`] show: as text, JSON, JUnit, a GitHub summary and HTML.
 
 mod escape;
-mod figures;
+pub(crate) mod figures;
 mod github;
 mod html;
 mod junit;
 mod layers;
+pub(crate) mod layout;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]

@@ -114,4 +114,19 @@ impl Weight {
         }
         Ok(())
     }
+
+    /// Whether each column belongs to a block that there is. Only matrices with group indices can fail.
+    pub(crate) fn check_groups(&self, graph: &Graph) -> Result<(), String> {
+        let (Some(name), Some(block)) = (&self.source.groups, self.block) else { return Ok(()) };
+        let groups = graph.integers_of(name).map_err(|error| error.to_string())?;
+        let blocks = self.k.div_ceil(block);
+        if groups.len() < self.k {
+            return Err(format!("has {} group indices for {} columns", groups.len(), self.k));
+        }
+        let outside = groups.iter().find(|&&group| !usize::try_from(group).is_ok_and(|group| group < blocks));
+        match outside {
+            Some(group) => Err(format!("has the group index {group} in `{name}`, there are {blocks} blocks")),
+            None => Ok(()),
+        }
+    }
 }

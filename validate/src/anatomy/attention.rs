@@ -1,0 +1,527 @@
+//! Attention: its heads, scale and window, what it reads and what it keeps.
+
+use genai_architectures::{Attention, HeadNorm, KeyValue, Norm, NormSpan, Position, RopeLayout};
+
+use super::Examination;
+use super::expected::Part;
+use super::trail::{Branch, Point, Product, SeenNorm};
+use crate::graph::Node;
+use crate::report::Severity;
+
+/// Which input of an operator is what.
+struct Slots {
+    past: [usize; 2],
+    tables: Option<[usize; 2]>,
+    /// Norms of queries and keys.
+    norms: Option<[usize; 2]>,
+    /// The last filled position of each row, and the longest length.
+    lengths: Option<[usize; 2]>,
+    positions: Option<usize>,
+    sinks: Option<usize>,
+}
+
+/// What lies between attention and the product that its queries, keys or values come from.
+struct Heads<'a> {
+    product: Product<'a>,
+    norms: Vec<SeenNorm<'a>>,
+    rotary: Option<&'a Node>,
+    /// The part of a product that several share: the node that divides it, and which output.
+    share: Option<(&'a Node, usize)>,
+    factor: f64,
+}
+
+const FUSED: [&str; 3] = ["GroupQueryAttention", "MultiHeadAttention", "PagedAttention"];
+
+impl<'a> Examination<'a> {
+    /// The operator that mixes positions, of which a product reads the output.
+    pub(super) fn mixing_node(&self, input: &'a str) -> Option<&'a Node> {
+        let node = self.trail.maker(input)?;
+        let fused =
+            FUSED.contains(&node.op_type.as_str()) || matches!(node.op_type.as_str(), "Attention" | "SparseAttention");
+        let spelled = node.op_type == "MatMul" && node.output(0).is_some_and(|name| self.trail.product(name).is_none());
+        (fused || spelled).then_some(node)
+    }
+
+    pub(super) fn attention(
+        &mut self,
+        index: usize,
+        spec: &'a Attention,
+        branch: &Branch<'a>,
+        pre: Option<&'a Norm>,
+        stream: Point<'a>,
+    ) -> Option<()> {
+        let node = self.mixing_node(branch.product.input)?;
+        let name = format!("layer {index}");
+        self.check_caches(index, spec, node);
+        let slots = slots(node);
+        let inputs = match slots {
+            Some(_) => [node.input(0), node.input(1), node.input(2)],
+            None => self.spelled_inputs(node),
+        };
+        let Some(query) = inputs.first().copied().flatten().and_then(|name| self.heads(name)) else {
+            let message = format!("{name}: attention is spelled in a way that is not known here ({})", node.op_type);
+            self.tell(Severity::Info, "not-recognised", node.label(), message);
+            return Some(());
+        };
+        let [_, key, value] = inputs.map(|name| name.and_then(|name| self.heads(name)));
+        self.check_products(index, spec, node, [Some(&query), key.as_ref(), value.as_ref()]);
+        for heads in [Some(&query), key.as_ref(), value.as_ref()].into_iter().flatten() {
+            let label = heads.product.node.label();
+            self.check_read(heads.product.input, pre, stream, &format!("attention of {name}"), label);
+        }
+        let factor = query.factor * key.as_ref().map_or(1.0, |key| key.factor);
+        match &slots {
+            Some(slots) => self.check_fused(&name, spec, node, slots, factor),
+            None => {
+                let message =
+                    format!("{name}: window, softcap and scale of attention in standard operators are not checked");
+                if self.first_time("standard attention".to_owned()) {
+                    self.tell(Severity::Info, "not-recognised", node.label(), message);
+                }
+            }
+        }
+        self.check_rotation(&name, spec, node, slots.as_ref(), [Some(&query), key.as_ref()]);
+        let norms = slots.as_ref().and_then(|slots| slots.norms);
+        let own_keys = spec.key_value.is_own();
+        let queries = (&query, spec.q_norm.as_ref(), spec.num_heads, "queries", norms.map(|norms| norms[0]));
+        let keys =
+            key.as_ref().map(|key| (key, spec.k_norm.as_ref(), spec.num_kv_heads, "keys", norms.map(|norms| norms[1])));
+        for (heads, expected, count, what, slot) in [Some(queries), keys.filter(|_| own_keys)].into_iter().flatten() {
+            let inside = slot.and_then(|slot| node.input(slot)).map(|weight| (weight, node.float("qk_norm_epsilon")));
+            self.check_norm_of_heads(
+                heads,
+                expected,
+                (count, spec.head_dim),
+                &format!("the norm of {what} of {name}"),
+                node,
+                inside,
+            );
+        }
+        Some(())
+    }
+
+    /// Attributes of attention in one operator.
+    fn check_fused(&mut self, name: &str, spec: &Attention, node: &'a Node, slots: &Slots, factor: f64) {
+        let at = node.label();
+        let mut heads = vec![("num_heads", spec.num_heads)];
+        if node.op_type != "MultiHeadAttention" {
+            heads.push(("kv_num_heads", spec.num_kv_heads));
+        }
+        for (attribute, expected) in heads {
+            let found = node.int(attribute).unwrap_or(0);
+            let message = || format!("{name}: {attribute} is {found}, expected {expected}");
+            self.expect(usize::try_from(found) == Ok(expected), "attention", at, message);
+        }
+        #[allow(clippy::as_conversions)] // A head has far fewer than 2^53 dimensions.
+        let default = 1.0 / (spec.head_dim as f64).sqrt();
+        let scale = node.float("scale").map(f64::from).filter(|scale| *scale != 0.0).unwrap_or(default) * factor;
+        self.expect_number(
+            "attention-scale",
+            at,
+            &format!("{name}: the scale of the scores"),
+            scale,
+            spec.scale.into(),
+        );
+        if node.op_type == "MultiHeadAttention" {
+            return;
+        }
+        let softcap = node.float("softcap").unwrap_or(0.0);
+        let expected = spec.softcap.unwrap_or(0.0);
+        let close = (softcap - expected).abs() <= 1e-5 * expected.abs();
+        self.expect(close, "attention-softcap", at, || match spec.softcap {
+            Some(expected) if softcap == 0.0 => format!("{name}: the scores have no softcap, expected {expected}"),
+            Some(expected) => format!("{name}: the softcap of the scores is {softcap}, expected {expected}"),
+            None => format!("{name}: the scores have a softcap of {softcap}, the checkpoint has none"),
+        });
+        let window = usize::try_from(node.int("local_window_size").unwrap_or(-1)).ok().filter(|window| *window > 0);
+        // A window past the longest text hides nothing.
+        let hides = |window: Option<usize>| window.filter(|window| *window < self.spec.context_length);
+        let same = hides(window) == hides(spec.window);
+        self.expect(same, "attention-window", at, || {
+            let called = |window: Option<usize>| {
+                window.map_or("all positions".to_owned(), |window| format!("{window} positions"))
+            };
+            format!("{name}: local_window_size lets a token see {}, expected {}", called(window), called(spec.window))
+        });
+        let sinks = slots.sinks.and_then(|slot| node.input(slot)).is_some() || node.int("smooth_softmax") == Some(1);
+        let message = || format!("{name}: the softmax has sinks, the checkpoint has none");
+        self.expect(!sinks, "attention", at, message);
+        if let Some([filled, total]) = slots.lengths {
+            self.check_lengths(name, node, filled, total);
+        }
+        if let Some(positions) = slots.positions.and_then(|slot| node.input(slot)) {
+            self.check_positions(name, positions, at);
+        }
+    }
+
+    /// The counts of tokens must come from the mask's values, not from its shape alone.
+    fn check_lengths(&mut self, name: &str, node: &'a Node, filled: usize, total: usize) {
+        let mask = self.names.attention_mask.clone();
+        if self.graph.input(&mask).is_none() {
+            return;
+        }
+        let at = node.label();
+        for (slot, what) in [(filled, "seqlens_k"), (total, "total_sequence_length")] {
+            let Some(value) = node.input(slot).filter(|value| self.first_time(format!("{what} {value}"))) else {
+                continue;
+            };
+            let message = || format!("{name}: {what} does not depend on `{mask}`: padding and past are not told apart");
+            if !self.expect(self.trail.depends(value, &mask), "attention-mask", at, message) || slot == total {
+                continue;
+            }
+            let summed =
+                self.reaches(value, "ReduceSum") || self.reaches(value, "CumSum") || self.reaches(value, "ReduceMax");
+            let message = || {
+                format!(
+                    "{name}: {what} is made of the shape of `{mask}` and not of its values, so the mask is ignored and padding is read as text"
+                )
+            };
+            if !self.expect(summed, "attention-mask", at, message) {
+                continue;
+            }
+            let made = self.trail.maker(value);
+            let offset = match made.map(|made| (made, made.op_type.as_str())) {
+                Some((made, "Sub")) => made.input(1).and_then(|name| self.trail.scalar(name)).map(|value| -value),
+                Some((made, "Add")) => made.input(1).and_then(|name| self.trail.scalar(name)),
+                Some((_, "ReduceSum")) => Some(0.0),
+                _ => None,
+            };
+            if let Some(offset) = offset {
+                let message = || {
+                    format!(
+                        "{name}: seqlens_k is the count of tokens {offset:+}, expected -1: positions and cache are off by {}",
+                        offset + 1.0
+                    )
+                };
+                self.expect(offset == -1.0, "position-ids", at, message);
+            }
+        }
+    }
+
+    fn reaches(&self, value: &'a str, op_type: &str) -> bool {
+        let (mut open, mut steps) = (vec![value], 0);
+        while let Some(name) = open.pop().filter(|_| steps < 256) {
+            steps += 1;
+            let Some(node) = self.graph.producer(name) else { continue };
+            if node.op_type == op_type {
+                return true;
+            }
+            open.extend(node.inputs.iter().map(String::as_str));
+        }
+        false
+    }
+
+    /// Positions must be the input as it is.
+    pub(super) fn check_positions(&mut self, name: &str, value: &'a str, at: &str) {
+        if !self.first_time(format!("positions {value}")) {
+            return;
+        }
+        let origin = self.trail.origin(value);
+        if origin == self.names.position_ids {
+            self.checks += 1;
+            return;
+        }
+        let Some(made) = self.graph.producer(origin) else { return };
+        let shift = match (made.op_type.as_str(), made.input(0), made.input(1)) {
+            ("Add", Some(a), Some(b)) => self.trail.scalar(b).or_else(|| self.trail.scalar(a)),
+            ("Sub", _, Some(b)) => self.trail.scalar(b).map(|shift| -shift),
+            _ => None,
+        };
+        if let Some(shift) = shift.filter(|_| self.trail.depends(origin, &self.names.position_ids)) {
+            let message = || {
+                format!(
+                    "{name}: positions are `{}` {shift:+}, expected them as they come: every token is off by {shift}",
+                    self.names.position_ids
+                )
+            };
+            let (holds, message) = (shift == 0.0, message());
+            self.expect(holds, "position-ids", at, || message);
+        }
+    }
+
+    /// The past that is read, and the present that is kept, are the layer's own.
+    fn check_caches(&mut self, index: usize, spec: &Attention, node: &'a Node) {
+        if !spec.key_value.is_own() {
+            return;
+        }
+        // Caches are counted by the layers that have one.
+        let layers = self.spec.layers.iter().take(index);
+        let number = layers
+            .filter(|layer| {
+                let genai_architectures::Mixer::Attention(attention) = &layer.mixer;
+                attention.key_value.is_own()
+            })
+            .count();
+        for (which, what) in [(0, "keys"), (1, "values")] {
+            let (Some(past), Some(present)) = (self.names.past.get(which), self.names.present.get(which)) else {
+                return;
+            };
+            let (past, present) = (past.name(number), present.name(number));
+            if self.graph.output(&present).is_none() || self.graph.input(&past).is_none() {
+                // The stage that reads the interface tells about these.
+                continue;
+            }
+            let slot = slots(node).and_then(|slots| slots.past.get(which).copied());
+            if let Some(slot) = slot {
+                let found = node.input(slot).map(|name| self.trail.origin(name));
+                let message = || match found {
+                    Some(found) => format!("layer {index}: reads `{found}` as the past {what}, expected `{past}`"),
+                    None => {
+                        format!("layer {index}: reads no past {what}, expected `{past}`: what came before is forgotten")
+                    }
+                };
+                self.expect(found == Some(past.as_str()), "kv-cache", node.label(), message);
+            }
+            self.check_present(index, what, &past, &present, node, slot.is_some().then_some(which + 1));
+        }
+    }
+
+    fn check_present(
+        &mut self,
+        index: usize,
+        what: &str,
+        past: &str,
+        present: &str,
+        node: &'a Node,
+        output: Option<usize>,
+    ) {
+        let Some(value) = self.graph.output(present).map(|value| value.name.as_str()) else { return };
+        let origin = self.trail.origin(value);
+        if self.graph.input(origin).is_some() {
+            let message = || {
+                format!(
+                    "layer {index}: `{present}` is `{origin}` as it came in: the {what} of new tokens are never kept (a stale cache)"
+                )
+            };
+            self.expect(false, "kv-cache", present, message);
+            return;
+        }
+        let Some(maker) = self.graph.producer(origin) else { return };
+        if let Some(output) = output {
+            let right = std::ptr::eq(maker, node) && node.output(output) == Some(origin);
+            let from = maker.outputs.iter().position(|name| name == origin).unwrap_or(0);
+            let message = || {
+                format!(
+                    "layer {index}: `{present}` is output {from} of `{}`, expected output {output} of `{}`, the {what} of its own \
+                     attention",
+                    maker.label(),
+                    node.label()
+                )
+            };
+            self.expect(right, "kv-cache", present, message);
+        } else if maker.op_type == "Concat" {
+            let first = maker.input(0).map(|name| self.trail.origin(name)).unwrap_or_default();
+            let message = || format!("layer {index}: `{present}` continues `{first}`, expected `{past}`");
+            self.expect(first == past, "kv-cache", present, message);
+            let used = node.inputs.iter().any(|input| self.trail.depends(input, origin));
+            let message =
+                || format!("layer {index}: attention does not read `{present}`, so what came before is forgotten");
+            self.expect(used, "kv-cache", node.label(), message);
+        }
+    }
+
+    /// Which matrices make queries, keys and values.
+    fn check_products(&mut self, index: usize, spec: &Attention, node: &'a Node, heads: [Option<&Heads<'a>>; 3]) {
+        let packed = node.input(1).is_none() && slots(node).is_some();
+        let one = |a: Option<&Heads<'a>>, b: Option<&Heads<'a>>| match (a, b) {
+            (Some(a), Some(b)) => a.product.matrix == b.product.matrix,
+            _ => false,
+        };
+        let [query, key, value] = heads;
+        let parts = if packed || one(query, key) && one(key, value) && matches!(spec.key_value, KeyValue::Own { .. }) {
+            let shares = heads.map(|heads| heads.and_then(|heads| heads.share));
+            if let [Some((split, q)), Some((_, k)), Some((_, v))] =
+                shares.map(|share| share.map(|(node, part)| (node, part)))
+            {
+                let message = || {
+                    format!(
+                        "layer {index}: queries, keys and values are parts {q}, {k} and {v} of one product, expected 0, 1 and 2: they are swapped"
+                    )
+                };
+                self.expect((q, k, v) == (0, 1, 2), "wiring", split.label(), message);
+            }
+            vec![(query, Part::Qkv(index))]
+        } else if matches!(spec.key_value, KeyValue::OfLayer(_)) {
+            vec![(query, Part::Query(index))]
+        } else if matches!(spec.key_value, KeyValue::Same(_)) {
+            vec![(query, Part::Query(index)), (key, Part::Key(index))]
+        } else {
+            vec![(query, Part::Query(index)), (key, Part::Key(index)), (value, Part::Value(index))]
+        };
+        for (heads, part) in parts {
+            let Some(heads) = heads else { continue };
+            self.assign(heads.product.matrix, part);
+            self.check_bias(&heads.product, part, heads.product.node.label());
+        }
+    }
+
+    fn check_rotation(
+        &mut self,
+        name: &str,
+        spec: &Attention,
+        node: &'a Node,
+        slots: Option<&Slots>,
+        heads: [Option<&Heads<'a>>; 2],
+    ) {
+        let inside = node.int("do_rotary") == Some(1);
+        let apart = heads.map(|heads| heads.and_then(|heads| heads.rotary));
+        let at = node.label();
+        let Position::Rope(id) = spec.position else {
+            let rotates = inside || apart.iter().any(Option::is_some);
+            let message = || format!("{name}: rotates its heads, the checkpoint does not");
+            self.expect(!rotates, "rotation", at, message);
+            return;
+        };
+        let rope = self.spec.rope(id);
+        let interleaved = i64::from(rope.layout == RopeLayout::Interleaved);
+        if inside {
+            let found = node.int("rotary_interleaved").unwrap_or(0);
+            self.check_layout(name, found, interleaved, at);
+            let tables = slots.and_then(|slots| slots.tables).map(|slots| slots.map(|slot| node.input(slot)));
+            if let Some([Some(cos), Some(sin)]) = tables {
+                self.check_tables(name, id, cos, sin, at);
+            } else {
+                self.expect(false, "rotation", at, || format!("{name}: rotates without tables of cosines and sines"));
+            }
+            return;
+        }
+        let mut rotated = false;
+        for rotary in apart.into_iter().flatten() {
+            rotated = true;
+            let at = rotary.label();
+            let contrib = rotary.is_contrib();
+            let found = rotary.int(if contrib { "interleaved" } else { "interleaved" }).unwrap_or(0);
+            self.check_layout(name, found, interleaved, at);
+            let [positions, cos, sin] = if contrib { [1, 2, 3] } else { [3, 1, 2] }.map(|slot| rotary.input(slot));
+            if let Some(positions) = positions {
+                self.check_positions(name, positions, at);
+            }
+            if let (Some(cos), Some(sin)) = (cos, sin) {
+                self.check_tables(name, id, cos, sin, at);
+            }
+            if let Some(dim) = rotary.int("rotary_embedding_dim").filter(|dim| *dim > 0) {
+                let message = || format!("{name}: {dim} dimensions of a head are rotated, expected {}", rope.dim);
+                self.expect(usize::try_from(dim) == Ok(rope.dim), "rotation", at, message);
+            }
+        }
+        if slots.is_some() && !rotated {
+            self.expect(false, "rotation", at, || {
+                format!(
+                    "{name}: heads are not rotated (do_rotary is 0), expected a rotation of {} dimensions",
+                    rope.dim
+                )
+            });
+        }
+    }
+
+    fn check_layout(&mut self, name: &str, found: i64, expected: i64, at: &str) {
+        let message = || {
+            let called = |interleaved| if interleaved == 0 { "half a head apart" } else { "neighbours (interleaved)" };
+            format!("{name}: rotated pairs are {}, expected {}", called(found), called(expected))
+        };
+        self.expect(found == expected, "rotation", at, message);
+    }
+
+    fn check_norm_of_heads(
+        &mut self,
+        heads: &Heads<'a>,
+        expected: Option<&HeadNorm>,
+        size: (usize, usize),
+        name: &str,
+        node: &'a Node,
+        inside: Option<(&'a str, Option<f32>)>,
+    ) {
+        let at = node.label();
+        match (expected, heads.norms.first(), inside) {
+            (None, None, None) => {}
+            (None, Some(_), _) | (None, _, Some(_)) => {
+                self.expect(false, "norm", at, || format!("{name} is there, and the checkpoint has none"));
+            }
+            (Some(expected), None, None) => {
+                self.expect(false, "norm", at, || format!("{name} is missing, expected `{}`", expected.norm.path));
+            }
+            (Some(expected), None, Some((weight, eps))) => {
+                self.check_head_norm(Some(weight), eps, expected, size, at, name);
+            }
+            (Some(expected), Some(norm), _) => {
+                let at = norm.node.label().to_owned();
+                // A weight for each head is a factor of its own behind the norm.
+                let whole = matches!(expected.span, NormSpan::Head | NormSpan::Whole);
+                self.check_head_norm(norm.weight.filter(|_| whole), Some(norm.eps), expected, size, &at, name);
+            }
+        }
+    }
+
+    /// Back from attention to the product that gives its heads.
+    fn heads(&self, name: &'a str) -> Option<Heads<'a>> {
+        let (mut name, mut norms, mut rotary, mut share, mut factor) = (name, Vec::new(), None, None, 1.0);
+        for _ in 0..64 {
+            if let Some(product) = self.trail.product(name) {
+                return Some(Heads { product, norms, rotary, share, factor });
+            }
+            if let Some(norm) = self.trail.norm(name) {
+                let Point::Value(input) = norm.input else { return None };
+                norms.push(norm);
+                name = input;
+                continue;
+            }
+            let origin = self.trail.origin(name);
+            let node = self.graph.producer(origin)?;
+            match node.op_type.as_str() {
+                "RotaryEmbedding" => rotary = Some(node),
+                "Split" => {
+                    let part = node.outputs.iter().position(|output| output == origin)?;
+                    share = Some((node, part));
+                }
+                "Mul" | "Div" => {
+                    if let Some((inner, by)) = self.trail.factor(node) {
+                        (name, factor) = (inner, factor * by);
+                        continue;
+                    }
+                }
+                _ => {}
+            }
+            let past = |input: &&str| self.graph.input(input).is_none() && !self.trail.is_constant(input);
+            name = node.inputs.iter().map(String::as_str).find(past)?;
+        }
+        None
+    }
+
+    /// Queries, keys and values of attention that is spelled in standard operators: `softmax(q · kᵀ) · v`.
+    fn spelled_inputs(&self, node: &'a Node) -> [Option<&'a str>; 3] {
+        let mut at = node.input(0);
+        for _ in 0..32 {
+            let Some(maker) = at.and_then(|name| self.trail.maker(name)) else { break };
+            if maker.op_type == "MatMul" {
+                return [maker.input(0), maker.input(1), node.input(1)];
+            }
+            at = maker.inputs.iter().map(String::as_str).find(|input| !self.trail.is_constant(input));
+        }
+        [None, None, None]
+    }
+}
+
+fn slots(node: &Node) -> Option<Slots> {
+    match node.op_type.as_str() {
+        "GroupQueryAttention" => Some(Slots {
+            past: [3, 4],
+            tables: Some([7, 8]),
+            norms: Some([14, 15]),
+            lengths: Some([5, 6]),
+            positions: Some(9),
+            sinks: Some(11),
+        }),
+        "MultiHeadAttention" => {
+            Some(Slots { past: [6, 7], tables: None, norms: None, lengths: None, positions: None, sinks: None })
+        }
+        "PagedAttention" => Some(Slots {
+            past: [3, 4],
+            tables: Some([8, 9]),
+            norms: Some([12, 13]),
+            lengths: None,
+            positions: None,
+            sinks: Some(11),
+        }),
+        _ => None,
+    }
+}

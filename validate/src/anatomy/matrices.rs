@@ -1,0 +1,313 @@
+//! Matrices by value: what rounding to the stored type explains, and what it does not.
+
+use std::collections::BTreeMap;
+
+use super::Examination;
+use super::expected::{self, Part, Tensor};
+use super::suspects::{Outlier, Sample};
+use crate::Result;
+use crate::graph::Weight;
+use crate::report::{Module, Severity};
+
+/// Numbers that are held at a time.
+pub(super) const NUMBERS: usize = 1 << 20;
+/// Columns that are judged together where no block of the storage says how many.
+const BLOCK: usize = 32;
+/// Rows that are kept to be compared with other tensors.
+const SAMPLES: usize = 5;
+/// Blocks and rows out of line that are kept to be looked at.
+const OUTLIERS: usize = 24;
+
+/// How far a stored matrix may be from the checkpoint's.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Limits {
+    /// Root of the mean squared error over that of the values, of a whole matrix: past this is a doubt.
+    pub(super) relative: f64,
+    /// Of one block, over its largest value: mean square, largest, and mean.
+    pub(super) block_rms: f32,
+    pub(super) block_max: f32,
+    pub(super) block_mean: f32,
+}
+
+impl Limits {
+    /// By the bits of a number. Figures: see the test `limits_hold_for_every_scheme`.
+    pub(super) fn of(weight: &Weight) -> Self {
+        let codes = weight.scales.is_some();
+        let (relative, block_rms, block_max, block_mean) = match (weight.bits, codes) {
+            (0..=2, true) => (0.9, 0.6, 1.2, 0.5),
+            (3..=4, true) => (0.2, 0.12, 0.3, 0.08),
+            (_, true) => (0.02, 0.01, 0.02, 0.006),
+            (_, false) if weight.stored == "bf16" => (4e-3, 8e-3, 8e-3, 8e-3),
+            (_, false) if weight.bits == 16 => (1e-3, 1e-3, 1e-3, 1e-3),
+            (_, false) if weight.bits == 8 => (0.08, 0.13, 0.13, 0.13),
+            (_, false) => (1e-6, 2e-6, 2e-6, 2e-6),
+        };
+        Self { relative, block_rms, block_max, block_mean }
+    }
+}
+
+/// What was seen of one tensor of the checkpoint in a matrix of the graph.
+pub(super) struct Tally {
+    pub(super) error: f64,
+    pub(super) square: f64,
+    /// Numbers that are none.
+    pub(super) not_finite: Option<(usize, usize)>,
+    pub(super) samples: Vec<Sample>,
+    /// Rows with a block out of line, and their count.
+    pub(super) rows: Vec<Sample>,
+    pub(super) bad_rows: usize,
+    pub(super) blocks: Vec<Outlier>,
+    pub(super) bad_blocks: usize,
+    pub(super) count: usize,
+}
+
+impl<'a> Examination<'a> {
+    /// Holds every matrix against the checkpoint, and gives the error of each module.
+    pub(super) fn compare_matrices(&mut self) -> Vec<Module> {
+        self.assign_by_name();
+        let parts: BTreeMap<usize, Part> = self.parts.clone();
+        let mut modules = Vec::new();
+        for (index, weight) in self.matrices.iter().enumerate() {
+            match parts.get(&index) {
+                Some(part) => modules.extend(self.compare_matrix(weight, *part)),
+                None => {
+                    let message = format!(
+                        "nothing is known about what its matrix of {} rows is for; it is not compared",
+                        weight.n
+                    );
+                    self.tell(Severity::Info, "not-recognised", &weight.node, message);
+                }
+            }
+        }
+        modules
+    }
+
+    /// Where the walk did not come, names tell what a matrix does, as they are written by exporters.
+    fn assign_by_name(&mut self) {
+        let layers = self.spec.layers.len();
+        for (index, weight) in self.matrices.iter().enumerate() {
+            if self.parts.contains_key(&index) {
+                continue;
+            }
+            let Some(part) = part_by_name(&weight.node).filter(|part| !self.parts.values().any(|known| known == part))
+            else {
+                continue;
+            };
+            let tensors = expected::of(self.spec, part);
+            let rows: usize = tensors.iter().map(Tensor::rows).sum();
+            let within = layer_of(part).is_none_or(|layer| layer < layers);
+            if within && rows == weight.n && tensors.iter().all(|tensor| tensor.columns() <= weight.k) {
+                self.parts.insert(index, part);
+            }
+        }
+    }
+
+    fn compare_matrix(&mut self, weight: &Weight, part: Part) -> Vec<Module> {
+        let tensors = expected::of(self.spec, part);
+        let (rows, columns) =
+            (tensors.iter().map(Tensor::rows).sum::<usize>(), tensors.first().map_or(0, Tensor::columns));
+        let names = tensors.iter().map(|tensor| tensor.path()).collect::<Vec<_>>().join(", ");
+        // Rows of codes are filled up to whole blocks.
+        let padded = weight.block.map_or(columns, |block| columns.next_multiple_of(block.max(1)));
+        let fits = weight.n == rows && (weight.k == columns || weight.k == padded && weight.scales.is_some());
+        let message = || format!("its matrix is [{}, {}], expected [{rows}, {columns}] of {names}", weight.n, weight.k);
+        if !self.expect(fits, "weights", &weight.node, message) {
+            return Vec::new();
+        }
+        let tallies = match self.tally(weight, &tensors) {
+            Ok(tallies) => tallies,
+            Err(error) => {
+                self.expect(false, "weights", &weight.tensor, || format!("{names} cannot be compared: {error}"));
+                return Vec::new();
+            }
+        };
+        let mut modules = Vec::new();
+        for (tensor, tally) in tensors.iter().zip(tallies) {
+            let relative = tally.relative();
+            self.judge(weight, tensor, &tally);
+            #[allow(clippy::as_conversions)] // A share of a size, for people.
+            let share = (weight.bytes as f64 * tensor.rows() as f64 / rows.max(1) as f64).round() as u64;
+            modules.push(Module {
+                name: tensor.path().to_owned(),
+                stored: weight.stored.clone(),
+                bytes: share,
+                relative_error: relative.is_finite().then_some(relative),
+            });
+        }
+        modules
+    }
+
+    fn tally(&self, weight: &Weight, tensors: &[Tensor<'_>]) -> Result<Vec<Tally>> {
+        let limits = Limits::of(weight);
+        let block = weight.block.unwrap_or(BLOCK).clamp(1, weight.k.max(1));
+        let mut tallies: Vec<Tally> = tensors.iter().map(|_| Tally::default()).collect();
+        let mut expected = Vec::new();
+        weight.for_each_rows(self.graph, NUMBERS, |first, found| {
+            let count = found.len().checked_div(weight.k).unwrap_or(0);
+            let mut start = 0;
+            for (tensor, tally) in tensors.iter().zip(&mut tallies) {
+                let end = start + tensor.rows();
+                let (from, to) = (first.max(start), (first + count).min(end));
+                if from < to {
+                    tensor.read(self.weights, from - start, to - from, &mut expected)?;
+                    let columns = tensor.columns().max(1);
+                    let rows = found.chunks_exact(weight.k.max(1)).skip(from - first);
+                    for (row, (found, expected)) in (from - start..).zip(rows.zip(expected.chunks_exact(columns))) {
+                        let found = found.get(..columns).unwrap_or(found);
+                        tally.row(row, tensor.rows(), found, expected, block, &limits);
+                    }
+                }
+                start = end;
+            }
+            Ok(())
+        })?;
+        Ok(tallies)
+    }
+
+    fn judge(&mut self, weight: &Weight, tensor: &Tensor<'_>, tally: &Tally) {
+        let (limits, relative) = (Limits::of(weight), tally.relative());
+        let (path, stored) = (tensor.path(), &weight.stored);
+        if let Some((row, column)) = tally.not_finite {
+            let tensor = weight.scales.as_ref().unwrap_or(&weight.tensor);
+            let message = || {
+                format!(
+                    "`{path}` holds what is no number at row {row}, column {column} (NaN or infinite, in `{tensor}`)"
+                )
+            };
+            self.expect(false, "weights", &weight.node, message);
+            return;
+        }
+        if tally.bad_blocks == 0 && relative <= limits.relative {
+            self.checks += 1;
+            return;
+        }
+        let cause = self.suspect(weight, tensor, tally);
+        let about = format!(
+            "`{path}` ({stored}) is off by {relative:.2e} of its size, at most {:.0e} is rounding",
+            limits.relative
+        );
+        match cause {
+            Some(cause) => {
+                self.expect(false, "weights", &weight.node, || format!("{about}: {cause}"));
+            }
+            None if tally.bad_blocks == 0 && relative <= 2.0 * limits.relative => {
+                self.checks += 1;
+                self.tell(
+                    Severity::Doubt,
+                    "weights",
+                    &weight.node,
+                    format!("{about}: it is rounded more coarsely than others of its kind"),
+                );
+            }
+            None => {
+                self.expect(false, "weights", &weight.node, || {
+                    format!("{about}: all of it is noise, unlike any tensor of the checkpoint")
+                });
+            }
+        }
+    }
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self {
+            error: 0.0,
+            square: 0.0,
+            not_finite: None,
+            samples: Vec::new(),
+            rows: Vec::new(),
+            bad_rows: 0,
+            blocks: Vec::new(),
+            bad_blocks: 0,
+            count: 0,
+        }
+    }
+}
+
+impl Tally {
+    pub(super) fn relative(&self) -> f64 {
+        if self.square > 0.0 {
+            (self.error / self.square).sqrt()
+        } else if self.error > 0.0 {
+            f64::INFINITY
+        } else {
+            0.0
+        }
+    }
+
+    fn row(&mut self, row: usize, rows: usize, found: &[f32], expected: &[f32], block: usize, limits: &Limits) {
+        self.count += 1;
+        if self.not_finite.is_none()
+            && let Some(column) = found.iter().position(|value| !value.is_finite())
+        {
+            self.not_finite = Some((row, column));
+        }
+        let step = (rows / SAMPLES).max(1);
+        let sample = || Sample { row, values: found.to_vec() };
+        if row % step == step / 2 && self.samples.len() < SAMPLES {
+            self.samples.push(sample());
+        }
+        let mut bad = false;
+        for (index, (found, expected)) in found.chunks(block).zip(expected.chunks(block)).enumerate() {
+            let outlier = Outlier::of(row, index, found, expected);
+            self.error += outlier.error;
+            self.square += outlier.square;
+            if outlier.is_beyond(limits) {
+                bad = true;
+                self.bad_blocks += 1;
+                if self.blocks.len() < OUTLIERS {
+                    self.blocks.push(outlier);
+                }
+            }
+        }
+        if bad {
+            self.bad_rows += 1;
+            if self.rows.len() < OUTLIERS {
+                self.rows.push(sample());
+            }
+        }
+    }
+}
+
+fn layer_of(part: Part) -> Option<usize> {
+    match part {
+        Part::Embedding | Part::Head => None,
+        Part::Qkv(layer)
+        | Part::Query(layer)
+        | Part::Key(layer)
+        | Part::Value(layer)
+        | Part::Output(layer)
+        | Part::Gate(layer)
+        | Part::Up(layer)
+        | Part::GateUp(layer)
+        | Part::Down(layer) => Some(layer),
+    }
+}
+
+/// `/model/layers.3/attn/q_proj/MatMul`, with dots or slashes.
+fn part_by_name(node: &str) -> Option<Part> {
+    let words: Vec<&str> = node.split(['/', '.']).collect();
+    let has = |names: &[&str]| words.iter().any(|word| names.contains(word));
+    let mut pairs = words.iter().zip(words.iter().skip(1));
+    let layer =
+        pairs.find(|(word, _)| matches!(**word, "layers" | "h" | "blocks")).and_then(|(_, number)| number.parse().ok());
+    let Some(layer) = layer else {
+        return match () {
+            () if has(&["lm_head", "embed_out"]) => Some(Part::Head),
+            () if has(&["embed_tokens", "wte", "word_embeddings"]) => Some(Part::Embedding),
+            () => None,
+        };
+    };
+    const NAMES: [(&[&str], fn(usize) -> Part); 9] = [
+        (&["qkv_proj", "query_key_value", "Wqkv"], Part::Qkv),
+        (&["q_proj"], Part::Query),
+        (&["k_proj"], Part::Key),
+        (&["v_proj"], Part::Value),
+        (&["o_proj", "out_proj"], Part::Output),
+        (&["gate_up_proj"], Part::GateUp),
+        (&["gate_proj"], Part::Gate),
+        (&["up_proj", "fc1"], Part::Up),
+        (&["down_proj", "fc2"], Part::Down),
+    ];
+    NAMES.iter().find(|(names, _)| has(names)).map(|(_, part)| part(layer))
+}

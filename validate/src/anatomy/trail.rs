@@ -1,0 +1,257 @@
+//! Steps from a value of a graph to what it was made from.
+
+use std::collections::BTreeMap;
+
+use crate::graph::{Graph, Node, Weight};
+
+/// More steps than lie between two modules of any decoder: a circle in a damaged graph ends here.
+const MAX_STEPS: usize = 64;
+
+#[derive(Clone)]
+pub(super) struct Trail<'a> {
+    graph: &'a Graph,
+    /// The matrix that a node multiplies with or picks rows from, by the node's first output.
+    matrices: BTreeMap<&'a str, usize>,
+}
+
+/// A point of the residual stream.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Point<'a> {
+    /// What a node adds up: an `Add`, or a norm that adds first.
+    Sum { node: &'a Node, terms: [&'a str; 2] },
+    /// Anything else.
+    Value(&'a str),
+}
+
+/// A norm, and what it norms.
+#[derive(Clone, Debug)]
+pub(super) struct SeenNorm<'a> {
+    pub(super) node: &'a Node,
+    pub(super) input: Point<'a>,
+    pub(super) weight: Option<&'a str>,
+    pub(super) bias: Option<&'a str>,
+    pub(super) eps: f32,
+    /// Whether the mean is taken away first.
+    pub(super) centred: bool,
+}
+
+/// A product with a matrix of the graph.
+#[derive(Clone, Debug)]
+pub(super) struct Product<'a> {
+    pub(super) node: &'a Node,
+    pub(super) input: &'a str,
+    /// Index of the matrix.
+    pub(super) matrix: usize,
+    /// Constants that are added to the outputs.
+    pub(super) bias: Option<&'a str>,
+}
+
+/// A product, and what is done with it before it is added to the stream.
+#[derive(Clone, Debug)]
+pub(super) struct Branch<'a> {
+    pub(super) product: Product<'a>,
+    pub(super) norm: Option<SeenNorm<'a>>,
+    /// All factors on it.
+    pub(super) factor: f64,
+}
+
+impl<'a> Trail<'a> {
+    pub(super) fn new(graph: &'a Graph, matrices: &'a [Weight]) -> Self {
+        let mut by_node: BTreeMap<&str, usize> = BTreeMap::new();
+        for (index, matrix) in matrices.iter().enumerate() {
+            by_node.entry(matrix.node.as_str()).or_insert(index);
+        }
+        let of_output =
+            graph.nodes.iter().filter_map(|node| Some((node.output(0)?, *by_node.get(node.label())?))).collect();
+        Self { graph, matrices: of_output }
+    }
+
+    /// The value before steps that change types and shapes alone.
+    pub(super) fn origin(&self, mut name: &'a str) -> &'a str {
+        for _ in 0..MAX_STEPS {
+            let Some(node) = self.graph.producer(name).filter(|node| is_shape_only(node)) else { return name };
+            let Some(input) = node.input(0) else { return name };
+            name = input;
+        }
+        name
+    }
+
+    /// The node that makes a value, behind such steps.
+    pub(super) fn maker(&self, name: &'a str) -> Option<&'a Node> {
+        self.graph.producer(self.origin(name))
+    }
+
+    /// The number that a constant is.
+    pub(super) fn scalar(&self, name: &'a str) -> Option<f64> {
+        let name = self.origin(name);
+        let constant = self.graph.initializer(name).filter(|tensor| tensor.elements == 1)?;
+        let values = self.graph.values_of(&constant.name).ok()?;
+        values.first().map(|value| f64::from(*value))
+    }
+
+    pub(super) fn is_constant(&self, name: &'a str) -> bool {
+        self.graph.initializer(self.origin(name)).is_some()
+    }
+
+    /// The factor by which a node scales its other input.
+    pub(super) fn factor(&self, node: &'a Node) -> Option<(&'a str, f64)> {
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        match node.op_type.as_str() {
+            "Mul" => match (self.scalar(a), self.scalar(b)) {
+                (None, Some(factor)) => Some((a, factor)),
+                (Some(factor), None) => Some((b, factor)),
+                _ => None,
+            },
+            "Div" => self.scalar(b).map(|divisor| (a, 1.0 / divisor)),
+            _ => None,
+        }
+    }
+
+    pub(super) fn point(&self, name: &'a str) -> Point<'a> {
+        let name = self.origin(name);
+        let Some(node) = self.graph.producer(name) else { return Point::Value(name) };
+        let adds = match node.op_type.as_str() {
+            "Add" => !node.inputs.iter().any(|input| self.is_constant(input)),
+            "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" => node.output(3) == Some(name),
+            _ => false,
+        };
+        match (node.input(0), node.input(1)) {
+            (Some(a), Some(b)) if adds => Point::Sum { node, terms: [a, b] },
+            _ => Point::Value(name),
+        }
+    }
+
+    pub(super) fn norm(&self, name: &'a str) -> Option<SeenNorm<'a>> {
+        let name = self.origin(name);
+        let node = self.graph.producer(name)?;
+        let eps = |default: f32| node.float("epsilon").unwrap_or(default);
+        let plain = |weight, bias, eps, centred| {
+            Some(SeenNorm { node, input: self.point(node.input(0)?), weight, bias, eps, centred })
+        };
+        match node.op_type.as_str() {
+            "SimplifiedLayerNormalization" | "RMSNormalization" => plain(node.input(1), None, eps(1e-5), false),
+            "LayerNormalization" => plain(node.input(1), node.input(2), eps(1e-5), true),
+            "SkipSimplifiedLayerNormalization" | "SkipLayerNormalization" if node.output(0) == Some(name) => {
+                let centred = node.op_type == "SkipLayerNormalization";
+                let terms = [node.input(0)?, node.input(1)?];
+                let bias = if centred { node.input(3) } else { None };
+                let input = Point::Sum { node, terms };
+                Some(SeenNorm { node, input, weight: node.input(2), bias, eps: eps(1e-12), centred })
+            }
+            "Mul" => {
+                let (a, b) = (node.input(0)?, node.input(1)?);
+                let (normed, weight) = if self.is_constant(a) { (b, a) } else { (a, b) };
+                let seen = self.plain_rms(normed).filter(|_| self.is_constant(weight))?;
+                Some(SeenNorm { weight: Some(weight), node, ..seen })
+            }
+            "Div" => self.plain_rms(name),
+            _ => None,
+        }
+    }
+
+    /// `x / sqrt(mean(x²) + eps)`, in as many nodes.
+    fn plain_rms(&self, name: &'a str) -> Option<SeenNorm<'a>> {
+        let node = self.maker(name).filter(|node| node.op_type == "Div")?;
+        let root = self.maker(node.input(1)?).filter(|node| node.op_type == "Sqrt")?;
+        let sum = self.maker(root.input(0)?).filter(|node| node.op_type == "Add")?;
+        let (a, b) = (sum.input(0)?, sum.input(1)?);
+        let (mean, eps) = match self.scalar(b) {
+            Some(eps) => (a, eps),
+            None => (b, self.scalar(a)?),
+        };
+        self.maker(mean).filter(|node| node.op_type == "ReduceMean")?;
+        let input = self.point(node.input(0)?);
+        #[allow(clippy::as_conversions)] // It was stored as f32.
+        let eps = eps as f32;
+        Some(SeenNorm { node, input, weight: None, bias: None, eps, centred: false })
+    }
+
+    pub(super) fn product(&self, name: &'a str) -> Option<Product<'a>> {
+        let name = self.origin(name);
+        let node = self.graph.producer(name)?;
+        if let Some(&matrix) = self.matrices.get(name) {
+            let bias = match node.op_type.as_str() {
+                "MatMulNBits" => node.input(5),
+                "Gemm" => node.input(2),
+                "MatMul" | "FusedMatMul" => None,
+                _ => return None,
+            };
+            return Some(Product { node, input: node.input(0)?, matrix, bias });
+        }
+        if node.op_type != "Add" {
+            return None;
+        }
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        let (inner, bias) = if self.is_constant(b) { (a, b) } else { (b, a) };
+        let product = self.product(inner).filter(|product| product.bias.is_none() && self.is_constant(bias))?;
+        Some(Product { bias: Some(self.origin(bias)), ..product })
+    }
+
+    /// The matrix that rows are picked from by a node.
+    pub(super) fn table(&self, node: &'a Node) -> Option<usize> {
+        let picks = matches!(node.op_type.as_str(), "Gather" | "GatherBlockQuantized");
+        self.matrices.get(node.output(0)?).copied().filter(|_| picks)
+    }
+
+    /// The product that a value is, but for a norm and factors.
+    pub(super) fn branch(&self, mut name: &'a str) -> Option<Branch<'a>> {
+        let (mut norm, mut factor) = (None, 1.0);
+        for _ in 0..MAX_STEPS {
+            if let Some(product) = self.product(name) {
+                return Some(Branch { product, norm, factor });
+            }
+            if let Some(seen) = self.norm(name) {
+                let Point::Value(input) = seen.input else { return None };
+                if norm.is_some() {
+                    return None;
+                }
+                (norm, name) = (Some(seen), input);
+                continue;
+            }
+            let (scaled, by) = self.factor(self.maker(name)?)?;
+            (name, factor) = (scaled, factor * by);
+        }
+        None
+    }
+
+    /// Whether a value depends on another, through whatever nodes.
+    pub(super) fn depends(&self, name: &'a str, on: &str) -> bool {
+        let (mut open, mut seen) = (vec![name], std::collections::BTreeSet::new());
+        while let Some(name) = open.pop() {
+            if name == on {
+                return true;
+            }
+            if !seen.insert(name) {
+                continue;
+            }
+            open.extend(self.graph.producer(name).into_iter().flat_map(|node| node.inputs.iter().map(String::as_str)));
+        }
+        false
+    }
+}
+
+impl Point<'_> {
+    /// What to call it.
+    pub(super) fn label(&self) -> &str {
+        match self {
+            Self::Sum { node, .. } => node.label(),
+            Self::Value(name) => name,
+        }
+    }
+
+    pub(super) fn is(&self, other: &Point<'_>) -> bool {
+        match (*self, *other) {
+            (Self::Sum { node: a, .. }, Point::Sum { node: b, .. }) => std::ptr::eq::<Node>(a, b),
+            (Self::Value(a), Point::Value(b)) => str::eq(a, b),
+            _ => false,
+        }
+    }
+}
+
+fn is_shape_only(node: &Node) -> bool {
+    node.domain.is_empty()
+        && matches!(
+            node.op_type.as_str(),
+            "Cast" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Dropout"
+        )
+}
