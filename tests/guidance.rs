@@ -171,6 +171,7 @@ fn written(
             constraints: vec![Box::new(grammar)],
             forced_tokens,
             processors: vec![Box::new(impatient)],
+            ..GeneratorParams::default()
         },
     )?;
     generator.append(prompt)?;
