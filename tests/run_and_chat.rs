@@ -182,8 +182,9 @@ fn events_are_told_where_they_are_asked_for() -> Outcome {
 #[test]
 fn a_chat_goes_on_from_its_cache() -> Outcome {
     let package = package("qwen3-default");
-    let chat =
-        |flags: &[&str], input: &str| given(&arguments("chat", &package, &[&["-n", "12"], flags].concat()), input);
+    // The package itself asks for sampling.
+    let greedy = ["-n", "12", "--search", "do_sample=false"];
+    let chat = |flags: &[&str], input: &str| given(&arguments("chat", &package, &[&greedy[..], flags].concat()), input);
     let first = chat(&["--once", "Hello there."], "").success()?;
     let first = first.strip_suffix('\n').unwrap();
     let both = chat(&["--log", "genai::append_tokens=debug"], "Hello there.\nAnd then?\n");
@@ -194,12 +195,14 @@ fn a_chat_goes_on_from_its_cache() -> Outcome {
     let second = both.strip_prefix(first).unwrap().strip_prefix('\n').unwrap().strip_suffix('\n').unwrap();
 
     let whole = format!("<|user|>Hello there.<|end|><|assistant|>{first}<|end|><|user|>And then?<|end|><|assistant|>");
-    let fresh: Value = serde_json::from_str(&run(&package, &["--prompt", &whole, "-n", "12", "--json"]).success()?)?;
+    let fresh: Value =
+        serde_json::from_str(&run(&package, &[&greedy[..], &["--prompt", &whole, "--json"]].concat()).success()?)?;
     assert_eq!(fresh["sequences"][0]["text"], second);
 
     let told = chat(&["--once", "Hello there.", "--system", "Be brief."], "").success()?;
     let whole = "<|system|>Be brief.<|end|><|user|>Hello there.<|end|><|assistant|>";
-    let fresh: Value = serde_json::from_str(&run(&package, &["--prompt", whole, "-n", "12", "--json"]).success()?)?;
+    let fresh: Value =
+        serde_json::from_str(&run(&package, &[&greedy[..], &["--prompt", whole, "--json"]].concat()).success()?)?;
     assert_eq!(told, format!("{}\n", fresh["sequences"][0]["text"].as_str().unwrap()));
 
     chat(&["--num-beams", "2"], "").failed(UNSUPPORTED, &["2 beams"])?;
