@@ -16,6 +16,7 @@ mod fixed_sizes;
 mod genai_config;
 mod generator;
 mod golden;
+mod guidance;
 mod hub;
 mod lora;
 // The tests of checkpoint/ use all of it.

@@ -133,6 +133,29 @@ fn run_takes_every_search_option() -> Outcome {
 }
 
 #[test]
+fn run_writes_what_the_guidance_allows() -> Outcome {
+    let package = package("tales-llama");
+    let text = |flags: &[&str]| {
+        let told = json(&package, &[&["-n", "48"], flags].concat());
+        (told["sequences"][0]["text"].as_str().unwrap().to_owned(), told["sequences"][0]["finish_reason"].clone())
+    };
+    let schema = r#"{"type": "object", "properties": {"sea": {"type": "boolean"}, "day": {"enum": ["one", "two"]}},
+                     "required": ["sea", "day"], "additionalProperties": false}"#;
+    let (written, ending) = text(&["--json-schema", schema]);
+    let value: Value = serde_json::from_str(&written)?;
+    assert!(value["sea"].is_boolean() && ["one", "two"].contains(&value["day"].as_str().unwrap()), "{written}");
+    assert_eq!(ending, "eos");
+    let (digits, _) = text(&["--regex", "[0-9]{3}"]);
+    assert!(digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()), "{digits}");
+    let grammar = package.path().join("grammar.lark");
+    std::fs::write(&grammar, "start: \"whale\" | \"boat\"")?;
+    let (word, _) = text(&["--grammar", grammar.to_str().unwrap()]);
+    assert!(["whale", "boat"].contains(&word.as_str()), "{word}");
+    run(&package, &["--prompt", "a", "--regex", "("]).failed(USAGE, &["regex"])?;
+    run(&package, &["--prompt", "a", "--regex", "a", "--json-schema", "{}"]).failed(USAGE, &["--json-schema"])
+}
+
+#[test]
 fn events_are_told_where_they_are_asked_for() -> Outcome {
     let package = package("llama-default");
     let quiet = run(&package, &["--prompt", "a", "-n", "3"]);

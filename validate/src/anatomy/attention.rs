@@ -35,7 +35,13 @@ const FUSED: [&str; 3] = ["GroupQueryAttention", "MultiHeadAttention", "PagedAtt
 impl<'a> Examination<'a> {
     /// The operator that mixes positions, of which a product reads the output.
     pub(super) fn mixing_node(&self, input: &'a str) -> Option<&'a Node> {
-        let node = self.trail.maker(input)?;
+        let mut node = self.trail.maker(input)?;
+        // Heads that were filled up to a size that a kernel has are cut off again.
+        for _ in 0..4 {
+            if matches!(node.op_type.as_str(), "Slice" | "Split") {
+                node = self.trail.maker(node.input(0)?)?;
+            }
+        }
         let fused =
             FUSED.contains(&node.op_type.as_str()) || matches!(node.op_type.as_str(), "Attention" | "SparseAttention");
         let spelled = node.op_type == "MatMul" && node.output(0).is_some_and(|name| self.trail.product(name).is_none());

@@ -66,18 +66,20 @@ impl<'a> Examination<'a> {
     pub(super) fn compare_matrices(&mut self) -> Vec<Module> {
         self.assign_by_name();
         let parts: BTreeMap<usize, Part> = self.parts.clone();
-        let mut modules = Vec::new();
+        let (mut modules, mut unknown) = (Vec::new(), Vec::new());
         for (index, weight) in self.matrices.iter().enumerate() {
             match parts.get(&index) {
                 Some(part) => modules.extend(self.compare_matrix(weight, *part)),
-                None => {
-                    let message = format!(
-                        "nothing is known about what its matrix of {} rows is for; it is not compared",
-                        weight.n
-                    );
-                    self.tell(Severity::Info, "not-recognised", &weight.node, message);
-                }
+                None if self.tables.iter().any(|(cos, sin, _)| *cos == weight.tensor || *sin == weight.tensor) => {}
+                None => unknown.push(weight.node.as_str()),
             }
+        }
+        if let Some(first) = unknown.first() {
+            let message = format!(
+                "what {} matrices are for is not known here, this one first; they are not compared",
+                unknown.len()
+            );
+            self.tell(Severity::Info, "not-recognised", first, message);
         }
         modules
     }
