@@ -39,6 +39,7 @@ mod reliability;
 mod run_and_chat;
 mod same_bytes;
 mod several;
+mod structure;
 mod structured;
 mod support;
 mod tidy;

@@ -686,14 +686,21 @@ fn damage_to_text() {
             |s| set(s, "/model/eos_token_id", json!(5)),
             Warning,
             "chat-template",
-            "ends turns with \"<|im_end|>\" (id 2), which is not in eos_token_id [5]",
+            "ends answers with \"<|im_end|>\" (id 2), which is not in eos_token_id [5]",
         ),
         (
             "an empty template",
             |s| drop(s.files.insert("chat_template.jinja".into(), " \n".into())),
             Error,
             "chat-template",
-            "is empty",
+            "leaves out what was said",
+        ),
+        (
+            "a broken template",
+            |s| drop(s.files.insert("chat_template.jinja".into(), "{% for m in messages %}".into())),
+            Error,
+            "chat-template",
+            "chat_template.jinja",
         ),
         ("no template", |s| drop(s.files.remove("chat_template.jinja")), Info, "chat-template", "no chat template"),
         (
