@@ -20,9 +20,9 @@ use crate::support::{Outcome, build, fixture, for_each, load};
 const COUNT: usize = 100;
 const LONGEST: usize = 600;
 
-/// Tokens that end a string, a list or an object: taken more often than others, so that texts come to an end.
+/// Tokens that end a string, a list or an object, and those that other texts need to come to an end.
 fn closing(compiler: &GrammarCompiler, vocab_size: usize) -> Vec<u32> {
-    let closes = |bytes: &[u8]| matches!(bytes, b"\"" | b"]" | b"}");
+    let closes = |bytes: &[u8]| matches!(bytes, b"\"" | b"]" | b"}" | b"@" | b"-" | b"Z");
     (0..u32::try_from(vocab_size).unwrap()).filter(|&id| closes(compiler.token_bytes(id))).collect()
 }
 
@@ -66,7 +66,7 @@ fn whatever_a_schema_lets_through_is_of_that_schema() {
     let schemas = schemas(COUNT);
     let tokens = AtomicUsize::new(0);
     for_each(&schemas, ToString::to_string, |schema| {
-        for (seed, spacing) in (1..).zip([Spacing::Compact, Spacing::Single, Spacing::Single]) {
+        for (seed, spacing) in (1..).zip([Spacing::Compact, Spacing::Single]) {
             let grammar = compiler.compile(&Guidance::JsonSchema { schema: schema.clone(), spacing })?;
             let ids = chosen_at_random(grammar, &closing, end, seed)?;
             tokens.fetch_add(ids.len(), Ordering::Relaxed);
@@ -78,7 +78,7 @@ fn whatever_a_schema_lets_through_is_of_that_schema() {
         Ok(())
     });
     let tokens = tokens.into_inner();
-    assert!(tokens > 30 * COUNT, "{tokens}");
+    assert!(tokens > 20 * COUNT, "{tokens}");
     let all = schemas.iter().map(Value::to_string).collect::<String>();
     for keyword in [
         "$ref",
@@ -120,7 +120,8 @@ fn a_model_under_a_schema_writes_json_of_that_schema() {
     let model = load(folder.path()).unwrap();
     let tokenizer = Tokenizer::load(&package.tokenizer_folder).unwrap();
     let compiler = GrammarCompiler::new(&tokenizer, package.vocab_size, &package.eos_token_ids).unwrap();
-    let closing = closing(&compiler, package.vocab_size);
+    let mut closing = closing(&compiler, package.vocab_size);
+    closing.extend(&package.eos_token_ids);
     let prompt = tokenizer.encode("Once upon a time there was", SpecialTokens::Added).unwrap();
     let schemas: Vec<(usize, Value)> = schemas(COUNT).into_iter().enumerate().collect();
     let forced = AtomicUsize::new(0);

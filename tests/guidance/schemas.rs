@@ -134,7 +134,7 @@ fn leaf(numbers: &mut Numbers) -> Value {
         2 => json!({"type": "integer", "exclusiveMinimum": low, "exclusiveMaximum": high + 2}),
         3 => json!({"type": "integer", "minimum": 0, "maximum": 1000, "multipleOf": 1 + numbers.below(9)}),
         4 => json!({"type": "number", "minimum": low, "maximum": high + 1}),
-        5 => json!({"type": "number", "exclusiveMinimum": 0, "maximum": 0.5}),
+        5 => json!({"type": "number", "exclusiveMinimum": 0, "maximum": 1.5}),
         6 | 7 => string(numbers),
         8 => json!({"type": "string"}),
         9 | 10 => json!({"type": "string", "pattern": *numbers.pick(&PATTERNS)}),
