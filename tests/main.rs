@@ -43,4 +43,5 @@ mod structure;
 mod structured;
 mod support;
 mod tidy;
+mod validate;
 mod verify;

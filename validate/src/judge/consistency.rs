@@ -40,8 +40,8 @@ const ROADS: [(&str, &str, &str, Way); 8] = [
 /// Reads a text by all roads and compares the logits with those of reading it at once.
 pub(super) fn check(loaded: &Loaded, texts: &[Text]) -> (StageReport, Vec<Road>) {
     let (mut findings, mut roads, mut checks) = (Vec::new(), Vec::new(), 0);
-    let base = tokens(loaded, texts).and_then(|ids| Ok((whole(loaded, &ids)?, ids)));
-    let (base, ids) = match base {
+    let base = tokens(loaded, texts).and_then(|ids| steady(loaded, ids));
+    let Steady { ids, logits: base, beginning, whole_text } = match base {
         Ok(base) => base,
         Err(error) => return (cannot(&error), roads),
     };
@@ -51,6 +51,25 @@ pub(super) fn check(loaded: &Loaded, texts: &[Text]) -> (StageReport, Vec<Road>)
             .with_hint("a weight that is not a number, or an overflow of fp16");
         return (StageReport::judged(Stage::Consistency, 1, vec![finding]), roads);
     }
+    checks += 1;
+    if !beginning.within {
+        let message = format!(
+            "the logits of the beginning of {} tokens differ by {:.2e} of their spread when the rest is not there",
+            ids.len(),
+            beginning.max_abs
+        );
+        let finding = Finding::new(Severity::Error, "causality", &beginning.name, message);
+        findings.push(finding.with_hint("attention sees tokens to come: its mask, or `unidirectional`"));
+    } else if ids.len() < whole_text {
+        let message = format!(
+            "beyond {} tokens the logits depend on the length of the whole text, so the roads are {} tokens long",
+            ids.len(),
+            ids.len()
+        );
+        let finding = Finding::new(Severity::Info, "causality", &beginning.name, message);
+        findings.push(finding.with_hint("as with dynamic and long rope"));
+    }
+    roads.push(beginning);
     for (name, check, hint, way) in ROADS {
         match way(loaded, &ids)
             .and_then(|read| road(loaded, name, read.expected.as_ref().unwrap_or(&base), &read.logits))
@@ -90,6 +109,66 @@ fn tokens(loaded: &Loaded, texts: &[Text]) -> Result<Vec<u32>> {
         0..3 => Err(Error::argument("the number of tokens to read", ids.len(), "at least 3")),
         _ => Ok(ids),
     }
+}
+
+/// A text whose beginning does not depend on its end.
+struct Steady {
+    ids: Vec<u32>,
+    /// Of the text at once.
+    logits: Matrix,
+    /// Its beginning alone.
+    beginning: Road,
+    /// Tokens of the text before it was shortened.
+    whole_text: usize,
+}
+
+/// Shortens the text until its beginning has the same logits with the rest and without. Rope that changes with the
+/// length of a text changes them from some length on; a mask that shows what is to come does so at any length.
+fn steady(loaded: &Loaded, ids: Vec<u32>) -> Result<Steady> {
+    const SHORTEST: usize = 8;
+    let whole_text = ids.len();
+    let mut longest = None;
+    let mut ids = ids;
+    loop {
+        let logits = whole(loaded, &ids)?;
+        let half = ids.len().div_ceil(2);
+        // Two beginnings: a rope that changes between them and the whole shows in one at least.
+        let mut beginning = alone(loaded, &ids, &logits, half)?;
+        if beginning.within {
+            beginning = alone(loaded, &ids, &logits, ids.len().div_ceil(8).max(2))?;
+        }
+        let found = Steady { ids: ids.clone(), logits, beginning, whole_text };
+        if found.beginning.within {
+            return Ok(found);
+        }
+        let longest = longest.get_or_insert(found);
+        if half < SHORTEST {
+            let Steady { ids, logits, beginning, whole_text } = longest;
+            return Ok(Steady {
+                ids: std::mem::take(ids),
+                logits: logits.clone(),
+                beginning: beginning.clone(),
+                whole_text: *whole_text,
+            });
+        }
+        ids.truncate(half);
+    }
+}
+
+/// The first tokens alone, against the same ones with all that follows.
+fn alone(loaded: &Loaded, ids: &[u32], logits: &Matrix, count: usize) -> Result<Road> {
+    let name = "the beginning alone";
+    // A graph that gives the last row alone tells nothing of the others.
+    if logits.rows() != ids.len() {
+        return Ok(Road { name: name.to_owned(), max_abs: 0.0, kl_mean: 0.0, within: true });
+    }
+    let read = whole(loaded, ids.get(..count).unwrap_or_default())?;
+    road(loaded, name, &first_rows(logits, count)?, &read)
+}
+
+fn first_rows(matrix: &Matrix, rows: usize) -> Result<Matrix> {
+    let end = rows.saturating_mul(matrix.cols());
+    Matrix::new(rows, matrix.cols(), matrix.data().get(..end).unwrap_or_default().to_vec())
 }
 
 fn judged(loaded: &Loaded, check: &'static str, hint: &str, road: &Road) -> Option<Finding> {
@@ -160,16 +239,15 @@ fn joined<'a>(sequence: &mut Sequence, chunks: impl Iterator<Item = &'a [u32]>) 
     Matrix::new(values.len().checked_div(columns).unwrap_or(0), columns, values)
 }
 
-/// The text between a longer and a shorter one.
+/// Two thirds of the text between the whole of it and a third.
 fn batch(loaded: &Loaded, ids: &[u32]) -> Result<Read> {
-    let cut = ids.len().div_ceil(3);
-    let longer: Vec<u32> = ids.iter().chain(ids.iter().take(cut)).copied().collect();
-    let room = loaded.model.context_length();
-    let longer = longer.get(..longer.len().min(room)).unwrap_or_default();
-    let shorter = ids.get(..cut).unwrap_or_default();
-    let mut logits = loaded.model.batch_logits(&[longer, ids, shorter], None)?;
+    let third = ids.len().div_ceil(3);
+    let middle = ids.get(..ids.len().saturating_sub(third)).unwrap_or_default();
+    let shorter = ids.get(..third).unwrap_or_default();
+    let mut logits = loaded.model.batch_logits(&[ids, middle, shorter], None)?;
     let own = logits.drain(1..2).next();
-    own.map(plain).ok_or_else(|| Error::execution("reading a batch")("it has fewer rows than were asked for"))
+    let logits = own.ok_or_else(|| Error::execution("reading a batch")("it has fewer rows than were asked for"))?;
+    Ok(Read { logits, expected: Some(whole(loaded, middle)?) })
 }
 
 fn shared(loaded: &Loaded, ids: &[u32]) -> Result<Read> {
@@ -199,6 +277,11 @@ fn rewound(loaded: &Loaded, ids: &[u32]) -> Result<Read> {
 /// What follows tokens that were chosen one by one, against the whole of it read at once.
 fn continued(loaded: &Loaded, ids: &[u32]) -> Result<Read> {
     const GENERATED: usize = 3;
+    // No longer than the text: see `steady`.
+    let ids = ids.get(..ids.len().saturating_sub(GENERATED)).unwrap_or_default();
+    if ids.len() < 2 {
+        return Err(Error::argument("the length of the text", ids.len(), "at least 5 tokens"));
+    }
     let half = ids.len().div_ceil(2);
     let (prompt, rest) = ids.split_at(half);
     let mut sequence = loaded.sequence(ids.len() + GENERATED)?;

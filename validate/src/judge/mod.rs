@@ -22,16 +22,14 @@ mod logits;
 mod precision;
 mod recording;
 mod taps;
-#[cfg(test)]
-mod tests;
 mod tolerance;
 
 use std::path::Path;
 
-use genai_architectures::DecoderSpec;
+use genai_architectures::{DecoderSpec, Mixer};
 use genai_checkpoint::Adapter as CheckpointAdapter;
 
-use crate::report::{Bench, Finding, Identity, Measured, Outcome, Report, Severity, Stage, StageReport};
+use crate::report::{Bench, Finding, Identity, Measured, Report, Severity, Stage, StageReport};
 use crate::{Error, ErrorKind, LoadOptions, Precision, Provider, Result, Runtime};
 pub use bench::{BenchOptions, measure, measure_package};
 pub use certificate::certify;
@@ -309,11 +307,6 @@ fn unloaded(error: &Error) -> StageReport {
     }
 }
 
-/// Whether nothing that was asked for was left out.
-pub fn is_complete(report: &Report) -> bool {
-    report.stages.iter().all(|stage| matches!(stage.outcome, Outcome::Judged { .. }))
-}
-
 fn identity(folder: &Path) -> Identity {
     let canonical = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
     let name = canonical.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -340,7 +333,7 @@ pub struct Adapters<'a> {
 /// The spec with as many layers as `caches` belong to, counted from the first; `None` where it has no more.
 pub fn first_layers(spec: &DecoderSpec, caches: usize) -> Option<DecoderSpec> {
     let mut own = spec.layers.iter().enumerate().filter(|(_, layer)| {
-        let genai_architectures::Mixer::Attention(attention) = &layer.mixer;
+        let Mixer::Attention(attention) = &layer.mixer;
         attention.key_value.is_own()
     });
     let (first_left_out, _) = own.nth(caches)?;
