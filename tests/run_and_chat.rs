@@ -18,7 +18,7 @@ fn package(fixture_name: &str) -> TempDir {
 
 fn arguments(verb: &str, package: &TempDir, flags: &[&str]) -> Vec<String> {
     let path = package.path().to_str().unwrap();
-    let typed = [verb, path].iter().chain(flags).map(|argument| (*argument).to_owned());
+    let typed = [verb, path].into_iter().chain(flags.iter().copied()).map(str::to_owned);
     typed.chain(runtime_arguments()).collect()
 }
 
