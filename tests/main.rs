@@ -9,8 +9,8 @@ mod command_line;
 mod completion;
 mod continuation;
 mod crash_matrix;
-mod engine;
 mod diff;
+mod engine;
 mod faults;
 mod fixed_sizes;
 mod genai_config;
@@ -23,6 +23,7 @@ mod machine_readable;
 #[allow(dead_code)]
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
+mod mutations;
 mod options_graph;
 mod options_session;
 mod paged;

@@ -22,8 +22,8 @@
 #![deny(unsafe_code)]
 
 mod adapter;
-pub mod completion;
 pub mod anatomy;
+pub mod completion;
 mod config;
 pub mod diff;
 pub mod engine;
