@@ -77,7 +77,7 @@ pub(super) const ALL: &[Damage] = &[
         },
         "external-data",
         "",
-        &[GATE, "overlap"],
+        &["overlaps"],
     ),
     seen(
         "two tensors in one place",
@@ -87,7 +87,7 @@ pub(super) const ALL: &[Damage] = &[
         },
         "external-data",
         "",
-        &["overlap"],
+        &["overlaps", GATE],
     ),
     seen(
         "weights from a folder outside",
@@ -106,7 +106,7 @@ pub(super) const ALL: &[Damage] = &[
         },
         "external-data",
         "model.onnx.data",
-        &["outside"],
+        &["symbolic link that leads out"],
     ),
     seen_in_files(
         "bytes behind the graph",
@@ -134,7 +134,7 @@ pub(super) const ALL: &[Damage] = &[
         |p| p.configure("model.decoder.inputs.past_key_names", "past.%d.key"),
         "names",
         "past_key_names",
-        &["past.0.key"],
+        &["past.%d.key", "no name among the graph's inputs"],
     ),
     seen(
         "an input renamed in the graph",
@@ -150,7 +150,7 @@ pub(super) const ALL: &[Damage] = &[
         },
         "names",
         "input_ids",
-        &["input_ids"],
+        &["not among the graph's inputs: tokens"],
     ),
     seen(
         "an output renamed in the graph",
@@ -159,9 +159,9 @@ pub(super) const ALL: &[Damage] = &[
             let output = p.graph().output.iter_mut().find(|value| value.name() == "present.1.value").unwrap();
             output.name = Some("value_of_layer_1".to_owned());
         },
-        "names",
-        "present_value_names",
-        &["present.1.value"],
+        "cache",
+        "past_key_values.1.value",
+        &["no cache of layer 1 comes out"],
     ),
     seen(
         "a value that nothing gives",
@@ -173,9 +173,9 @@ pub(super) const ALL: &[Damage] = &[
     seen(
         "a past that is no input",
         |p| p.graph().input.retain(|value| value.name() != "past_key_values.2.key"),
-        "names",
-        "past_key_names",
-        &["past_key_values.2.key"],
+        "layers",
+        "layer 2",
+        &["a cache of values and none of keys"],
     ),
     seen(
         "keys of another type than goes out",
@@ -214,8 +214,20 @@ pub(super) const ALL: &[Damage] = &[
     seen("another vocabulary", |p| p.configure("model.vocab_size", 325), "vocabulary", "", &["325", "331"]),
     seen("another head size", |p| p.configure("model.decoder.head_size", 32), "cache", "", &["32", "16"]),
     seen("other kv heads", |p| p.configure("model.decoder.num_key_value_heads", 4), "cache", "", &["4", "2"]),
-    seen("a layer fewer", |p| p.configure("model.decoder.num_hidden_layers", 2), "layers", "", &["2", "3"]),
-    seen("a layer more", |p| p.configure("model.decoder.num_hidden_layers", 4), "layers", "", &["4", "3"]),
+    seen(
+        "a layer fewer",
+        |p| p.configure("model.decoder.num_hidden_layers", 2),
+        "layers",
+        "",
+        &["is 2", "a cache of layer 2"],
+    ),
+    seen(
+        "a layer more",
+        |p| p.configure("model.decoder.num_hidden_layers", 4),
+        "layers",
+        "",
+        &["is 4", "caches of 3 layers"],
+    ),
     seen(
         "a cache of another shape",
         |p| resize(p, "past_key_values.1.value", 1, 4),
@@ -226,12 +238,18 @@ pub(super) const ALL: &[Damage] = &[
     seen(
         "a name template for text",
         |p| p.configure("model.decoder.inputs.past_key_names", "past_key_values.%s.key"),
-        "config",
+        "names",
         "past_key_names",
         &["%s", "%d"],
     ),
     seen("no end token", |p| p.configure("model.eos_token_id", json!([])), "config", "eos_token_id", &[]),
-    seen("an end token past the vocabulary", |p| p.configure("model.eos_token_id", 331), "", "eos_token_id", &["331"]),
+    seen(
+        "an end token past the vocabulary",
+        |p| p.configure("model.eos_token_id", 331),
+        "special-ids",
+        "eos_token_id",
+        &["331"],
+    ),
     seen(
         "a context past the rotation's tables",
         |p| p.configure("model.context_length", 512),
@@ -258,17 +276,10 @@ pub(super) const ALL: &[Damage] = &[
         "tokenizer.json",
         &["331"],
     ),
-    seen_in_files(
-        "no tokenizer",
-        |folder| fs::remove_file(folder.join("tokenizer.json")).unwrap(),
-        "tokenizer",
-        "tokenizer.json",
-        &[],
-    ),
     seen(
         "the graph of another folder",
         |p| p.configure("model.decoder.filename", "../model.onnx"),
-        "config",
+        "paths",
         "filename",
         &[".."],
     ),

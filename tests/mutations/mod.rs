@@ -67,6 +67,34 @@ fn every_damage_is_caught_where_it_is() {
     for_each(&all, |damage| damage.what.to_owned(), |damage| caught(damage));
 }
 
+/// Whole packages of every scheme: what anatomy calls rounding is that, in a checkpoint of noise and in a trained one.
+#[test]
+fn packages_of_every_scheme_pass() {
+    const SCHEMES: [(&str, &[&str]); 9] = [
+        ("fp32", &[]),
+        ("int8", &[]),
+        ("int8", &["is_symmetric=false"]),
+        ("int4", &["is_symmetric=false"]),
+        ("int4", &["algo_config=rtn"]),
+        ("int4", &["algo_config=k_quant"]),
+        ("int4", &["algo_config=k_quant_mixed"]),
+        ("int4", &["block_size=16"]),
+        ("int4", &["block_size=128"]),
+    ];
+    let made = SCHEMES.into_iter().flat_map(|(precision, options)| {
+        ["llama-default", "tales-llama"].map(|name| Made { precision, options, ..fp32(name) })
+    });
+    let providers = [("fp16", "cuda"), ("int4", "webgpu"), ("int4", "dml"), ("fp32", "onnx")];
+    let spelled = providers.map(|(precision, provider)| Made { precision, provider, ..fp32("qwen3-default") });
+    let all: Vec<Made> = made.chain(spelled).collect();
+    for_each(
+        &all,
+        |made| format!("{} {} {} {:?}", made.checkpoint, made.precision, made.provider, made.options),
+        // Judged where it is built.
+        |made| whole(*made).map(drop),
+    );
+}
+
 fn caught(damage: &Damage) -> Outcome {
     let whole = whole(damage.to)?;
     let folder = tempfile::tempdir()?;

@@ -89,7 +89,7 @@ pub(super) const ALL: &[Damage] = &[
         stage: Anatomy,
         check: "weights",
         at: "/model/layers.0/attn/qkv_proj",
-        says: &["`model.layers.0.self_attn.q_proj`", "holds `model.layers.0.self_attn.k_proj`", "changed places"],
+        says: &["`model.layers.0.self_attn.q_proj`", "holds `model.layers.0.self_attn.k_proj` of the same layer"],
     },
     Damage {
         what: "gate and up change places",

@@ -396,7 +396,7 @@ impl<'a> Examination<'a> {
             rotated = true;
             let at = rotary.label();
             let contrib = rotary.is_contrib();
-            let found = rotary.int(if contrib { "interleaved" } else { "interleaved" }).unwrap_or(0);
+            let found = rotary.int("interleaved").unwrap_or(0);
             self.check_layout(name, found, interleaved, at);
             let [positions, cos, sin] = if contrib { [1, 2, 3] } else { [3, 1, 2] }.map(|slot| rotary.input(slot));
             if let Some(positions) = positions {
