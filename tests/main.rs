@@ -24,6 +24,7 @@ mod machine_readable;
 #[allow(dead_code)]
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
+mod mutations;
 mod options_graph;
 mod options_session;
 mod paged;

@@ -23,6 +23,7 @@
 )]
 
 mod attention;
+mod caches;
 mod expected;
 mod matrices;
 mod mlp;
