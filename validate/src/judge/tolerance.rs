@@ -28,17 +28,17 @@ impl fmt::Display for RoadLimit {
 /// Rounding of the weights is the same on all roads, so that what differs is the order of sums, and where activations or
 /// caches are rounded, on which side of a step a value falls.
 ///
-/// Measured on packages of the fixtures on the CPU, by all roads, the worst: fp32 (88 packages) 1.2e-5 and 3.7e-12; fp16
-/// (30) 4.0e-3 and 2.7e-6; int8 (29) 0.094 and 7.3e-4; int4 (86) 0.075 and 1.4e-4, a package of onnxruntime-genai's
-/// builder 0.041 and 1.8e-4. Limits are 3 to 8 times that. The CPU has no bfloat16: its row is that of fp16 with 8 times the
-/// rounding, and not measured.
+/// Measured on packages of the fixtures on the CPU, by all roads, the worst: fp32 (108 packages) 1.2e-5 and 8.9e-12; fp16
+/// (36) 4.0e-3 and 3.8e-6; int8 (36) 0.094 and 7.3e-4; int4 (108) 0.075 and 4.4e-4, a package of onnxruntime-genai's
+/// builder 0.041 and 1.8e-4. Limits are 3 times that and more. The CPU has no bfloat16: its row is that of fp16 with 8
+/// times the rounding, and not measured.
 pub(super) fn road_limit(precision: Precision) -> RoadLimit {
     let (max_abs, kl_mean) = match precision {
         Precision::Fp32 => (1e-4, 1e-7),
         Precision::Fp16 => (0.02, 2e-5),
         Precision::Bf16 => (0.16, 2e-4),
         Precision::Int8 => (0.3, 3e-3),
-        Precision::Int4 => (0.3, 1e-3),
+        Precision::Int4 => (0.3, 2e-3),
     };
     RoadLimit { max_abs, kl_mean }
 }
