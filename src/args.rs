@@ -49,8 +49,14 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Talk with a package, by its chat template. Ctrl-C stops an answer, the end of the input ends the chat
     Chat(ChatArgs),
-    /// Check a package against a checkpoint
+    /// Check a package: by itself, and against a checkpoint, recorded logits or another package
     Validate(ValidateArgs),
+    /// Print speed and memory of a package, for `validate`
+    #[command(hide = true)]
+    Measure(ChildArgs),
+    /// Write the logits of a package, for `validate`
+    #[command(hide = true)]
+    Record(ChildArgs),
     /// Check that the files of a package are those that were written
     Verify(VerifyArgs),
     /// Say how two packages differ: files, settings, graph, and weights by their values
@@ -243,7 +249,7 @@ pub(crate) struct InspectArgs {
 }
 
 /// How ONNX Runtime is found.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RuntimeArgs {
     /// The ONNX Runtime library to use
     #[arg(long = "ort-lib", alias = "ort_lib", value_name = "FILE")]
@@ -292,6 +298,18 @@ pub(crate) struct GenerationArgs {
     /// Any search option of genai_config.json by its name, such as no_repeat_ngram_size=3; can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) search: Vec<String>,
+
+    /// The text is JSON that this schema allows: an object, or a file with one
+    #[arg(long = "json-schema", alias = "json_schema", value_name = "JSON", group = "guidance")]
+    pub(crate) json_schema: Option<String>,
+
+    /// The text is a whole match of this regular expression
+    #[arg(long, value_name = "REGEX", group = "guidance")]
+    pub(crate) regex: Option<String>,
+
+    /// The text is of the grammar in this file, in llguidance's dialect of Lark
+    #[arg(long, value_name = "FILE", group = "guidance")]
+    pub(crate) grammar: Option<PathBuf>,
 
     /// End the text where this would come; can be repeated
     #[arg(long, value_name = "TEXT")]
@@ -357,12 +375,17 @@ pub(crate) struct ChatArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct ValidateArgs {
-    /// Folder of the package
+    /// Folder of the package, of this tool or of another
     pub(crate) package: PathBuf,
 
-    /// The checkpoint that the package was made from
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) checkpoint: String,
+    /// What to compare with: recorded logits (.npz, .safetensors), a checkpoint (folder, or ORG/NAME on the Hub), another
+    /// package, or none [default: none, to level consistency]
+    #[arg(long, value_name = "REFERENCE")]
+    pub(crate) reference: Option<String>,
+
+    /// A checkpoint as the reference
+    #[arg(long, value_name = "MODEL", conflicts_with = "reference")]
+    pub(crate) checkpoint: Option<String>,
 
     /// The LoRA adapter that was baked into the package
     #[arg(long = "adapter-path", alias = "adapter_path", value_name = "DIR")]
@@ -373,9 +396,49 @@ pub(crate) struct ValidateArgs {
     #[arg(long = "adapter", value_name = "NAME=DIR")]
     pub(crate) adapters: Vec<String>,
 
-    /// The precision whose tolerances apply
-    #[arg(short, long, value_enum)]
-    pub(crate) precision: PrecisionArg,
+    /// How far to go; each level holds those before it [default: generation with a reference, consistency without]
+    #[arg(long, value_enum)]
+    pub(crate) level: Option<LevelArg>,
+
+    /// The precision whose tolerances apply; auto is what most of the graph's weights are stored in
+    #[arg(short, long, value_enum, default_value_t = ToleranceArg::Auto)]
+    pub(crate) precision: ToleranceArg,
+
+    /// Where the package runs
+    #[arg(short, long = "execution_provider", visible_alias = "ep", alias = "execution-provider", value_enum, default_value_t = ProviderArg::Cpu)]
+    pub(crate) execution_provider: ProviderArg,
+
+    /// Threads of ONNX Runtime [default: half of the processors]
+    #[arg(short = 'j', long)]
+    pub(crate) threads: Option<usize>,
+
+    /// A text to read in place of this tool's own; can be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) text: Vec<PathBuf>,
+
+    /// Write the reference that was compared with, for later: a .safetensors file
+    #[arg(long = "save-reference", alias = "save_reference", value_name = "FILE")]
+    pub(crate) save_reference: Option<PathBuf>,
+
+    /// Write the result into genai-build.json of the package
+    #[arg(long)]
+    pub(crate) certify: bool,
+
+    /// Write a page for JUnit viewers
+    #[arg(long, value_name = "FILE")]
+    pub(crate) junit: Option<PathBuf>,
+
+    /// Write one HTML page with pictures
+    #[arg(long, value_name = "FILE")]
+    pub(crate) html: Option<PathBuf>,
+
+    /// Print annotations for GitHub, and add a summary to the file that GITHUB_STEP_SUMMARY names
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) github: bool,
+
+    /// The ONNX Runtime library for a package as the reference [default: the same]
+    #[arg(long = "reference-ort-lib", alias = "reference_ort_lib", value_name = "FILE")]
+    pub(crate) reference_ort_lib: Option<PathBuf>,
 
     #[command(flatten)]
     pub(crate) hub: HubArgs,
@@ -386,6 +449,57 @@ pub(crate) struct ValidateArgs {
     /// Print the report as one JSON object
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// For processes that `validate` starts: one model each.
+#[derive(Debug, Args)]
+pub(crate) struct ChildArgs {
+    pub(crate) package: PathBuf,
+
+    #[arg(long, value_enum, default_value_t = ProviderArg::Cpu)]
+    pub(crate) provider: ProviderArg,
+
+    #[arg(long)]
+    pub(crate) threads: Option<usize>,
+
+    /// Where the recording goes
+    #[arg(long)]
+    pub(crate) output: Option<PathBuf>,
+
+    /// Texts to read, as a JSON object of names and texts
+    #[arg(long, default_value = "{}")]
+    pub(crate) texts: String,
+
+    #[command(flatten)]
+    pub(crate) runtime: RuntimeArgs,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum LevelArg {
+    Structure,
+    Load,
+    Consistency,
+    Logits,
+    Layers,
+    Generation,
+    Bench,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ProviderArg {
+    Cpu,
+    Cuda,
+    Webgpu,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum ToleranceArg {
+    Auto,
+    Fp32,
+    Fp16,
+    Bf16,
+    Int8,
+    Int4,
 }
 
 #[derive(Debug, Args)]
@@ -449,6 +563,8 @@ impl Cli {
             Some(Command::Run(args)) => quiet("run", args.json),
             Some(Command::Chat(_)) => quiet("chat", false),
             Some(Command::Validate(args)) => quiet("validate", args.json),
+            Some(Command::Measure(_)) => quiet("measure", false),
+            Some(Command::Record(_)) => quiet("record", false),
             Some(Command::Verify(args)) => quiet("verify", args.json),
             Some(Command::Diff(args)) => quiet("diff", args.json),
             Some(Command::Families) => quiet("families", false),

@@ -16,6 +16,7 @@ mod fixed_sizes;
 mod genai_config;
 mod generator;
 mod golden;
+mod guidance;
 mod hub;
 mod lora;
 // The tests of checkpoint/ use all of it.
@@ -39,7 +40,9 @@ mod reliability;
 mod run_and_chat;
 mod same_bytes;
 mod several;
+mod structure;
 mod structured;
 mod support;
 mod tidy;
+mod validate;
 mod verify;

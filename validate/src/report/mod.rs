@@ -17,7 +17,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::metrics::GreedyMatch;
 use crate::{ParityReport, Verdict};
@@ -258,7 +258,7 @@ pub struct Road {
     pub within: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Bench {
     pub load_seconds: f64,
     /// Median over the runs; prompt lengths and what they gave.
@@ -274,7 +274,7 @@ pub struct Bench {
     pub runs: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Rate {
     pub tokens: usize,
     pub tokens_per_second: f64,
