@@ -170,9 +170,7 @@ impl<'a> Examination<'a> {
         let [query, key, value] = heads;
         let parts = if packed || one(query, key) && one(key, value) && matches!(spec.key_value, KeyValue::Own { .. }) {
             let shares = heads.map(|heads| heads.and_then(|heads| heads.share));
-            if let [Some((split, q)), Some((_, k)), Some((_, v))] =
-                shares.map(|share| share.map(|(node, part)| (node, part)))
-            {
+            if let [Some((split, q)), Some((_, k)), Some((_, v))] = shares {
                 let message = || {
                     format!(
                         "layer {index}: queries, keys and values are parts {q}, {k} and {v} of one product, expected 0, 1 and 2: they are swapped"

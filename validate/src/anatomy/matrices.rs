@@ -297,7 +297,8 @@ fn part_by_name(node: &str) -> Option<Part> {
             () => None,
         };
     };
-    const NAMES: [(&[&str], fn(usize) -> Part); 9] = [
+    type Named = (&'static [&'static str], fn(usize) -> Part);
+    const NAMES: [Named; 9] = [
         (&["qkv_proj", "query_key_value", "Wqkv"], Part::Qkv),
         (&["q_proj"], Part::Query),
         (&["k_proj"], Part::Key),

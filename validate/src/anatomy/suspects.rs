@@ -68,7 +68,7 @@ impl Outlier {
         let rms = (self.error / self.count.max(1) as f64).sqrt() as f32;
         // A block of zeros is stored exactly.
         let largest = self.largest.max(1e-30);
-        let over = |value: f32, limit: f32| !(value <= limit * largest);
+        let over = |value: f32, limit: f32| value.is_nan() || value > limit * largest;
         over(rms, limits.block_rms) || over(self.worst, limits.block_max) || over(self.mean.abs(), limits.block_mean)
     }
 
