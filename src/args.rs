@@ -302,6 +302,18 @@ pub(crate) struct GenerationArgs {
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) search: Vec<String>,
 
+    /// The text is JSON that this schema allows: an object, or a file with one
+    #[arg(long = "json-schema", alias = "json_schema", value_name = "JSON", group = "guidance")]
+    pub(crate) json_schema: Option<String>,
+
+    /// The text is a whole match of this regular expression
+    #[arg(long, value_name = "REGEX", group = "guidance")]
+    pub(crate) regex: Option<String>,
+
+    /// The text is of the grammar in this file, in llguidance's dialect of Lark
+    #[arg(long, value_name = "FILE", group = "guidance")]
+    pub(crate) grammar: Option<PathBuf>,
+
     /// End the text where this would come; can be repeated
     #[arg(long, value_name = "TEXT")]
     pub(crate) stop: Vec<String>,

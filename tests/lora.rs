@@ -43,7 +43,7 @@ const RECORDED: [(&str, &str); 4] = [
 const FP32_LIMIT: f64 = 1e-4;
 const FP16_LIMIT: f64 = 0.1;
 
-fn adapter(name: &str) -> PathBuf {
+pub(crate) fn adapter(name: &str) -> PathBuf {
     fixture("adapters").join(name)
 }
 
@@ -51,7 +51,7 @@ fn baked_in(folder: &Path) -> String {
     format!("adapter_path={}", folder.display())
 }
 
-fn swappable(base: &str, precision: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
+pub(crate) fn swappable(base: &str, precision: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
     swappable_for(base, precision, "cpu", adapters)
 }
 

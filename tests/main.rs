@@ -16,6 +16,7 @@ mod fixed_sizes;
 mod genai_config;
 mod generator;
 mod golden;
+mod guidance;
 mod hub;
 mod lora;
 // The tests of checkpoint/ use all of it.
@@ -23,6 +24,7 @@ mod machine_readable;
 #[allow(dead_code)]
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
+mod mutations;
 mod options_graph;
 mod options_session;
 mod paged;
@@ -38,6 +40,7 @@ mod reliability;
 mod run_and_chat;
 mod same_bytes;
 mod several;
+mod structure;
 mod structured;
 mod support;
 mod tidy;

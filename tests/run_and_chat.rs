@@ -133,6 +133,29 @@ fn run_takes_every_search_option() -> Outcome {
 }
 
 #[test]
+fn run_writes_what_the_guidance_allows() -> Outcome {
+    let package = package("tales-llama");
+    let text = |flags: &[&str]| {
+        let told = json(&package, &[&["-n", "48"], flags].concat());
+        (told["sequences"][0]["text"].as_str().unwrap().to_owned(), told["sequences"][0]["finish_reason"].clone())
+    };
+    let schema = r#"{"type": "object", "properties": {"sea": {"type": "boolean"}, "day": {"enum": ["one", "two"]}},
+                     "required": ["sea", "day"], "additionalProperties": false}"#;
+    let (written, ending) = text(&["--json-schema", schema]);
+    let value: Value = serde_json::from_str(&written)?;
+    assert!(value["sea"].is_boolean() && ["one", "two"].contains(&value["day"].as_str().unwrap()), "{written}");
+    assert_eq!(ending, "eos");
+    let (digits, _) = text(&["--regex", "[0-9]{3}"]);
+    assert!(digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()), "{digits}");
+    let grammar = package.path().join("grammar.lark");
+    std::fs::write(&grammar, "start: \"whale\" | \"boat\"")?;
+    let (word, _) = text(&["--grammar", grammar.to_str().unwrap()]);
+    assert!(["whale", "boat"].contains(&word.as_str()), "{word}");
+    run(&package, &["--prompt", "a", "--regex", "("]).failed(USAGE, &["regex"])?;
+    run(&package, &["--prompt", "a", "--regex", "a", "--json-schema", "{}"]).failed(USAGE, &["--json-schema"])
+}
+
+#[test]
 fn events_are_told_where_they_are_asked_for() -> Outcome {
     let package = package("llama-default");
     let quiet = run(&package, &["--prompt", "a", "-n", "3"]);
@@ -159,8 +182,9 @@ fn events_are_told_where_they_are_asked_for() -> Outcome {
 #[test]
 fn a_chat_goes_on_from_its_cache() -> Outcome {
     let package = package("qwen3-default");
-    let chat =
-        |flags: &[&str], input: &str| given(&arguments("chat", &package, &[&["-n", "12"], flags].concat()), input);
+    // The package itself asks for sampling.
+    let greedy = ["-n", "12", "--search", "do_sample=false"];
+    let chat = |flags: &[&str], input: &str| given(&arguments("chat", &package, &[&greedy[..], flags].concat()), input);
     let first = chat(&["--once", "Hello there."], "").success()?;
     let first = first.strip_suffix('\n').unwrap();
     let both = chat(&["--log", "genai::append_tokens=debug"], "Hello there.\nAnd then?\n");
@@ -171,12 +195,14 @@ fn a_chat_goes_on_from_its_cache() -> Outcome {
     let second = both.strip_prefix(first).unwrap().strip_prefix('\n').unwrap().strip_suffix('\n').unwrap();
 
     let whole = format!("<|user|>Hello there.<|end|><|assistant|>{first}<|end|><|user|>And then?<|end|><|assistant|>");
-    let fresh: Value = serde_json::from_str(&run(&package, &["--prompt", &whole, "-n", "12", "--json"]).success()?)?;
+    let fresh: Value =
+        serde_json::from_str(&run(&package, &[&greedy[..], &["--prompt", &whole, "--json"]].concat()).success()?)?;
     assert_eq!(fresh["sequences"][0]["text"], second);
 
     let told = chat(&["--once", "Hello there.", "--system", "Be brief."], "").success()?;
     let whole = "<|system|>Be brief.<|end|><|user|>Hello there.<|end|><|assistant|>";
-    let fresh: Value = serde_json::from_str(&run(&package, &["--prompt", whole, "-n", "12", "--json"]).success()?)?;
+    let fresh: Value =
+        serde_json::from_str(&run(&package, &[&greedy[..], &["--prompt", whole, "--json"]].concat()).success()?)?;
     assert_eq!(told, format!("{}\n", fresh["sequences"][0]["text"].as_str().unwrap()));
 
     chat(&["--num-beams", "2"], "").failed(UNSUPPORTED, &["2 beams"])?;

@@ -137,11 +137,27 @@ impl Sequence {
         slots.map(|(slot, cache)| slot.values(cache)).collect()
     }
 
+    /// The cache by the names of the graph's inputs, as it is in memory but for what is not in use.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] for a cache that is not in the CPU's memory.
+    pub(crate) fn saved(&self) -> Result<Vec<(String, Tensor)>> {
+        self.lanes.saved(&self.model)
+    }
+
+    /// Puts `length` tokens into the cache as [`Self::saved`] gave them.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what does not fit. The sequence is then what it was.
+    pub(crate) fn restore(&mut self, length: usize, saved: &[(String, Tensor)]) -> Result<()> {
+        self.lanes.restore(&self.model, length, saved)
+    }
+
     /// An output of the last run by its name in the graph.
     ///
     /// # Errors
-    /// [`Error::Argument`] if there is none of that name, or nothing was run.
-    pub(crate) fn output(&self, name: &str) -> Result<Tensor> {
+    /// [`Error::Argument`] where there is none of that name, or nothing ran.
+    pub fn output(&self, name: &str) -> Result<Tensor> {
         self.lanes.output(&self.model, name)
     }
 

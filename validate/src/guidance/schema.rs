@@ -77,10 +77,65 @@ const ANNOTATIONS: [&str; 14] = [
 /// [`Error::Unsupported`] names a keyword that is not followed, and where it stands. JSON Schema would have unknown ones
 /// ignored; then a misspelt `minLength` would bound nothing.
 pub(super) fn check(schema: &Value) -> Result<()> {
-    walk(schema, "$", 0)
+    let mut bounds = Bounds::default();
+    walk(schema, "$", 0, &mut bounds)?;
+    bounds.check()
 }
 
-fn walk(schema: &Value, path: &str, depth: usize) -> Result<()> {
+/// Bounds of numbers, wherever in the schema they stand: what is beside each other in the end, `allOf` and `$ref` decide.
+#[derive(Default)]
+struct Bounds {
+    lower: Vec<f64>,
+    upper: Vec<f64>,
+    /// Of numbers that need not be integers, and where.
+    above: Vec<(f64, String)>,
+    below: Vec<(f64, String)>,
+}
+
+impl Bounds {
+    fn collect(&mut self, fields: &Map<String, Value>, path: &str) -> Result<()> {
+        let integer = fields.get("type").is_some_and(|name| name == "integer");
+        for keyword in ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"] {
+            let Some(value) = fields.get(keyword) else { continue };
+            let at = format!("{path}.{keyword}");
+            let bound = value.as_f64().ok_or_else(|| wrong(format!("{at} is {value}, expected a number")))?;
+            match keyword {
+                "minimum" | "exclusiveMinimum" => self.lower.push(bound),
+                _ => self.upper.push(bound),
+            }
+            match keyword {
+                "exclusiveMinimum" if !integer => self.above.push((bound, at)),
+                "exclusiveMaximum" if !integer => self.below.push((bound, at)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// llguidance 1.9.1 lets 0 through where a number has to be above 0 and at most 0.5, and so wherever an excluded
+    /// bound is whole and the other one is less than 1 further from 0.
+    fn check(&self) -> Result<()> {
+        let refuse = |at: &str, bound: f64, other: f64| {
+            Err(Error::unsupported(
+                format!("JSON schema bound {at} {bound} together with a bound {other}"),
+                "an included bound, or one that is not whole, or the other at least 1 away",
+            ))
+        };
+        for (bound, at) in self.above.iter().filter(|(bound, _)| *bound >= 0.0 && bound.fract() == 0.0) {
+            if let Some(other) = self.upper.iter().find(|upper| **upper > *bound && **upper < bound + 1.0) {
+                return refuse(at, *bound, *other);
+            }
+        }
+        for (bound, at) in self.below.iter().filter(|(bound, _)| *bound <= 0.0 && bound.fract() == 0.0) {
+            if let Some(other) = self.lower.iter().find(|lower| **lower < *bound && **lower > bound - 1.0) {
+                return refuse(at, *bound, *other);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn walk(schema: &Value, path: &str, depth: usize, bounds: &mut Bounds) -> Result<()> {
     if depth > DEEPEST {
         return Err(wrong(format!("is nested deeper than {DEEPEST} at {path}")));
     }
@@ -89,6 +144,7 @@ fn walk(schema: &Value, path: &str, depth: usize) -> Result<()> {
         Value::Object(fields) => fields,
         other => return Err(wrong(format!("{path} is {other}, expected an object, true or false"))),
     };
+    bounds.collect(fields, path)?;
     for (keyword, value) in fields {
         if ANNOTATIONS.contains(&keyword.as_str()) {
             continue;
@@ -100,23 +156,22 @@ fn walk(schema: &Value, path: &str, depth: usize) -> Result<()> {
         let at = format!("{path}.{keyword}");
         match (holds, value) {
             (Holds::Plain, _) => {}
-            (Holds::Schema, schema) => walk(schema, &at, depth + 1)?,
-            (Holds::Schemas, Value::Object(schemas)) => named(schemas, &at, depth)?,
-            (Holds::List | Holds::SchemaOrList, Value::Array(schemas)) => {
-                for (index, schema) in schemas.iter().enumerate() {
-                    walk(schema, &format!("{at}[{index}]"), depth + 1)?;
+            (Holds::Schemas, Value::Object(schemas)) => {
+                for (name, schema) in schemas {
+                    walk(schema, &format!("{at}.{name}"), depth + 1, bounds)?;
                 }
             }
-            (Holds::SchemaOrList, schema) => walk(schema, &at, depth + 1)?,
+            (Holds::List | Holds::SchemaOrList, Value::Array(schemas)) => {
+                for (index, schema) in schemas.iter().enumerate() {
+                    walk(schema, &format!("{at}[{index}]"), depth + 1, bounds)?;
+                }
+            }
+            (Holds::Schema | Holds::SchemaOrList, schema) => walk(schema, &at, depth + 1, bounds)?,
             (Holds::Schemas, other) => return Err(wrong(format!("{at} is {other}, expected an object of schemas"))),
             (Holds::List, other) => return Err(wrong(format!("{at} is {other}, expected a list of schemas"))),
         }
     }
     Ok(())
-}
-
-fn named(schemas: &Map<String, Value>, path: &str, depth: usize) -> Result<()> {
-    schemas.iter().try_for_each(|(name, schema)| walk(schema, &format!("{path}.{name}"), depth + 1))
 }
 
 fn wrong(problem: String) -> Error {

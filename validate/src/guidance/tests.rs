@@ -266,3 +266,48 @@ fn white_space_is_as_asked() {
         assert_eq!(found, [compact, single, free], "{text:?}");
     }
 }
+
+/// What llguidance would take for these is not what they say; how far that goes is tried here, so that a version which
+/// does better is seen.
+#[test]
+fn bounds_are_refused_exactly_where_they_would_be_wrong() {
+    let tokenizer = tales();
+    let compiler = GrammarCompiler::new(&tokenizer, tokenizer.vocab_size(), &[end(&tokenizer)]).unwrap();
+    let takes = |schema: &Value, text: &str| {
+        let grammar = TopLevelGrammar::from_json_schema(schema.clone());
+        let mut matcher = Matcher::new(compiler.factory.create_parser(grammar));
+        let ids = tokenizer.encode(text, SpecialTokens::AsWritten).unwrap();
+        matcher.consume_tokens(&ids).is_ok() && matcher.is_accepting().unwrap()
+    };
+    let numbers = ["0", "-0", "0.0", "1", "1.0", "-1", "-1.0", "2", "-2", "0.5", "-0.5", "1.5", "-1.5", "0.25", "3"];
+    let bounds = [-2.0, -1.5, -1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0, 2.25];
+    let mut refused = 0;
+    for (low, high) in bounds.iter().flat_map(|low| bounds.iter().map(move |high| (*low, *high))) {
+        if low >= high {
+            continue;
+        }
+        for (low_key, high_key) in [
+            ("minimum", "maximum"),
+            ("exclusiveMinimum", "maximum"),
+            ("minimum", "exclusiveMaximum"),
+            ("exclusiveMinimum", "exclusiveMaximum"),
+        ] {
+            let schema = json!({"type": "number", low_key: low, high_key: high});
+            let right = |number: f64| {
+                (number > low || (number == low && low_key == "minimum"))
+                    && (number < high || (number == high && high_key == "maximum"))
+            };
+            let wrong = numbers.iter().find(|text| takes(&schema, text) && !right(text.parse().unwrap()));
+            let told = compiler.compile(&Guidance::json_schema(schema.clone())).err();
+            assert_eq!(wrong.is_some(), told.is_some(), "{schema}: {wrong:?} {told:?}");
+            refused += usize::from(told.is_some());
+        }
+    }
+    assert!(refused > 0, "llguidance has been mended: what refuses such bounds can go");
+    let apart = json!({"allOf": [{"exclusiveMinimum": 0}, {"type": "number", "maximum": 0.5}]});
+    let told = compiler.compile(&Guidance::json_schema(apart)).err().unwrap().to_string();
+    assert!(told.starts_with("JSON schema bound $.allOf[0].exclusiveMinimum 0 together with a bound 0.5"), "{told}");
+    let old = json!({"minimum": 0, "exclusiveMinimum": true});
+    let told = compiler.compile(&Guidance::json_schema(old)).err().unwrap().to_string();
+    assert_eq!(told, "json_schema: $.exclusiveMinimum is true, expected a number");
+}

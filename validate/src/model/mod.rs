@@ -152,6 +152,11 @@ impl Model {
         self.vocab_size
     }
 
+    /// Does the graph have an output of that name, beside logits and caches?
+    pub fn gives(&self, output: &str) -> bool {
+        self.wiring.extra_outputs.iter().any(|name| name == output)
+    }
+
     /// In tokens, prompt included.
     pub fn context_length(&self) -> usize {
         self.context_length

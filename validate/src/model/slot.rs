@@ -144,6 +144,10 @@ impl CacheSlot {
         })
     }
 
+    pub(super) fn element(&self) -> Element {
+        self.element
+    }
+
     /// How many tokens it has room for, where that is fixed.
     pub(crate) fn fixed(&self) -> Option<usize> {
         self.fixed
