@@ -244,7 +244,7 @@ pub(crate) fn check(
     let cut = judge::first_layers(subject.spec, package.decoder.num_hidden_layers);
     let origin = Subject { spec: cut.as_ref().unwrap_or(subject.spec), ..*subject }.origin();
     let texts = judge::own_texts();
-    let parity = judge::parity_with_origin(&package, &tokenizer, &model, &origin, precision, &texts)?;
+    let parity = judge::parity_with_origin(&package, &model, &origin, precision, &texts)?;
     let (prompt, text) = judge::continue_text(&package, &tokenizer, &model)?;
     Ok((parity, Continuation { prompt, text }))
 }

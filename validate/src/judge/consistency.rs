@@ -5,7 +5,7 @@ use crate::judge::tolerance::road_limit;
 use crate::judge::{GREEDY_STEPS, Text};
 use crate::metrics::compare;
 use crate::report::{Finding, Road, Severity, Stage, StageReport};
-use crate::{CacheMode, Error, ErrorKind, Matrix, Result, Sequence, SequenceOptions, SpecialTokens, argmax};
+use crate::{CacheMode, Error, ErrorKind, Matrix, Result, Sequence, SequenceOptions, argmax};
 
 /// The longest text by which roads are compared, in tokens: beyond the longest chunk.
 const LONGEST: usize = 96;
@@ -40,7 +40,9 @@ const ROADS: [(&str, &str, &str, Way); 8] = [
 /// Reads a text by all roads and compares the logits with those of reading it at once.
 pub(super) fn check(loaded: &Loaded, texts: &[Text]) -> (StageReport, Vec<Road>) {
     let (mut findings, mut roads, mut checks) = (Vec::new(), Vec::new(), 0);
-    let base = tokens(loaded, texts).and_then(|ids| steady(loaded, ids));
+    let text = end_to_end(texts);
+    findings.extend(loaded.words.substitute(&text));
+    let base = tokens(loaded, &text).and_then(|ids| steady(loaded, ids));
     let Steady { ids, logits: base, beginning, whole_text } = match base {
         Ok(base) => base,
         Err(error) => return (cannot(&error), roads),
@@ -100,10 +102,14 @@ fn cannot(error: &Error) -> StageReport {
     StageReport::not_run(Stage::Consistency, error.to_string())
 }
 
-/// All texts end to end, as far as the context and patience go.
-fn tokens(loaded: &Loaded, texts: &[Text]) -> Result<Vec<u32>> {
+fn end_to_end(texts: &[Text]) -> String {
     let texts: Vec<&str> = texts.iter().map(|text| text.text.as_str()).collect();
-    let mut ids = loaded.tokenizer.encode(&texts.join("\n"), SpecialTokens::Added)?;
+    texts.join("\n")
+}
+
+/// The text, as far as the context and patience go.
+fn tokens(loaded: &Loaded, text: &str) -> Result<Vec<u32>> {
+    let mut ids = loaded.words.encode(text)?;
     ids.truncate(LONGEST.min(loaded.model.context_length().saturating_sub(GREEDY_STEPS)));
     match ids.len() {
         0..3 => Err(Error::argument("the number of tokens to read", ids.len(), "at least 3")),

@@ -8,8 +8,8 @@ use super::{GREEDY_STEPS, Text};
 use crate::report::{Finding, Severity, Stage, StageReport};
 use crate::verdict::GREEDY;
 use crate::{
-    CacheMode, Config, Error, GenerateOptions, Model, Result, SamplingOptions, SequenceOptions, SpecialTokens,
-    Tokenizer, generate,
+    CacheMode, Config, Error, GenerateOptions, Model, Result, Sampler, SamplingOptions, Sequence, SequenceOptions,
+    SpecialTokens, Tokenizer, generate,
 };
 
 /// What the parting of greedy searches means is judged by the error of the logits: it says what a tie is.
@@ -38,19 +38,23 @@ pub(super) fn check(loaded: &Loaded, texts: &[Text], compared: Option<&Compariso
 
 fn sampled(loaded: &Loaded, texts: &[Text], seed: u32) -> Result<Vec<u32>> {
     let text = texts.first().ok_or_else(|| Error::argument("the number of texts", 0, "at least 1"))?;
-    let mut ids = loaded.tokenizer.encode(&text.text, SpecialTokens::Added)?;
+    let mut ids = loaded.words.encode(&text.text)?;
     let context = loaded.model.context_length();
     ids.truncate(context.saturating_sub(GREEDY_STEPS).max(1));
-    let options = GenerateOptions {
-        sequence: SequenceOptions {
-            max_length: ids.len().saturating_add(GREEDY_STEPS).min(context),
-            cache: CacheMode::of(&loaded.model),
-            adapter: None,
-        },
-        eos_token_ids: &[],
-        sampling: SamplingOptions { temperature: 1.0, top_k: 50, top_p: 0.95, seed: Some(seed) },
-    };
-    Ok(generate(&loaded.model, &loaded.tokenizer, &ids, options, &mut |_| {})?.ids)
+    let max_length = ids.len().saturating_add(GREEDY_STEPS).min(context);
+    let options = SequenceOptions { max_length, cache: CacheMode::of(&loaded.model), adapter: None };
+    let mut sequence = Sequence::new(&loaded.model, options)?;
+    let mut sampler = Sampler::new(SamplingOptions { temperature: 1.0, top_k: 50, top_p: 0.95, seed: Some(seed) })?;
+    let mut logits = sequence.append(&ids)?;
+    let mut sampled = Vec::new();
+    while ids.len() + sampled.len() < max_length {
+        let id = sampler.pick(logits.row(logits.rows() - 1))?;
+        sampled.push(id);
+        if ids.len() + sampled.len() < max_length {
+            logits = sequence.append(&[id])?;
+        }
+    }
+    Ok(sampled)
 }
 
 /// A beginning that every model can go on from.

@@ -7,17 +7,18 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use super::precision;
+use super::words::Words;
 use crate::report::{Finding, Placed, Severity};
 use crate::{
     CacheMode, Config, Error, LoadOptions, Model, Placement, Precision, Provider, Result, Runtime, Sequence,
-    SequenceOptions, Tokenizer,
+    SequenceOptions,
 };
 
 /// A package that runs.
 pub(super) struct Loaded<'a> {
     pub(super) model: Arc<Model>,
     pub(super) package: Config,
-    pub(super) tokenizer: Tokenizer,
+    pub(super) words: Words,
     pub(super) runtime: &'a Runtime,
     pub(super) options: LoadOptions,
     /// Of the coarser of weights and cache.
@@ -34,7 +35,7 @@ impl<'a> Loaded<'a> {
         precision: Option<Precision>,
     ) -> Result<(Self, Vec<Finding>, Vec<Placed>)> {
         let package = Config::open(folder)?;
-        let tokenizer = Tokenizer::load(&package.tokenizer_folder)?;
+        let words = Words::open(&package.tokenizer_folder, package.vocab_size)?;
         let weights = match precision {
             Some(precision) => precision,
             None => precision::of_graph(&package)?,
@@ -51,7 +52,7 @@ impl<'a> Loaded<'a> {
         findings.push(Finding::new(Severity::Info, "load-time", relative(&package), about));
         findings.extend(elsewhere(&placement, options.provider));
         let precision = precision::coarser(weights, model.cache_precision());
-        let loaded = Self { model, package, tokenizer, runtime, options, precision, seconds };
+        let loaded = Self { model, package, words, runtime, options, precision, seconds };
         Ok((loaded, findings, counted(&placement)))
     }
 

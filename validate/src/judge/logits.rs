@@ -7,6 +7,7 @@ use genai_architectures::{Config as ModelConfig, DecoderSpec, describe};
 use genai_checkpoint::{Adapter as CheckpointAdapter, Checkpoint};
 
 use super::load::Loaded;
+use super::words::Words;
 use super::{Adapters, Against, Recording, Text, layers, precision};
 use crate::interpreter::{self, Adapted, LayerTrace, Weights};
 use crate::parity::{Compared, compare_prompt};
@@ -14,7 +15,7 @@ use crate::report::{Finding, Severity, Stage, StageReport, TextTrace};
 use crate::verdict::{self, GREEDY};
 use crate::{
     Adapter, CacheMode, Config, Continued, Error, Model, ParityReport, Precision, PromptParity, Reference, Result,
-    SpecialTokens, Tokenizer, Verdict, continue_greedily,
+    Verdict, continue_greedily,
 };
 
 /// Logits recorded from transformers, where a checkpoint carries them.
@@ -44,7 +45,7 @@ pub(super) struct Comparison {
 /// Compares all prompts of the reference, without adapters and then with each that can be swapped. `traced` asks for
 /// what passes between layers, too.
 pub(super) fn compare(loaded: &Loaded, against: &Against, texts: &[Text], traced: bool) -> Result<Comparison> {
-    let side = Side { model: &loaded.model, tokenizer: &loaded.tokenizer };
+    let side = Side { model: &loaded.model, words: &loaded.words };
     match against {
         Against::Nothing => Err(Error::argument("the reference", "none", "one to compare with")),
         Against::Recording(recording) => {
@@ -68,13 +69,13 @@ pub(super) fn compare(loaded: &Loaded, against: &Against, texts: &[Text], traced
 /// Those of reading the checkpoint and of running.
 pub fn parity_with_origin(
     package: &Config,
-    tokenizer: &Tokenizer,
     model: &Arc<Model>,
     origin: &Origin,
     precision: Precision,
     texts: &[Text],
 ) -> Result<ParityReport> {
-    let side = Side { model, tokenizer };
+    let words = &Words::open(&package.tokenizer_folder, package.vocab_size)?;
+    let side = Side { model, words };
     let recording = origin.recording(&side, (origin.adapters.baked_in, None), texts, false)?;
     let compared = side.prompts(&recording.reference, None)?;
     let (with, name) = side.swapped(package, origin, texts, recording.reference.name)?;
@@ -92,7 +93,7 @@ fn finish(
 ) -> Result<Comparison> {
     let prompts = recording.reference.prompts.iter();
     let texts = prompts.zip(&compared).map(|(prompt, compared)| {
-        let words = |ids: &[u32]| ids.iter().map(|&id| word(&loaded.tokenizer, id)).collect::<Vec<_>>();
+        let words = |ids: &[u32]| ids.iter().map(|&id| loaded.words.word(id)).collect::<Vec<_>>();
         TextTrace {
             name: prompt.name.clone(),
             tokens: words(&[prompt.input_ids.as_slice(), &prompt.greedy].concat()),
@@ -108,12 +109,6 @@ fn finish(
     let prompts = compared.into_iter().chain(with_adapters).map(|compared| compared.parity).collect();
     let parity = ParityReport::new(loaded.precision, parameters, name, prompts)?;
     Ok(Comparison { parity, parameters, texts, recording })
-}
-
-/// The text of a token by itself, or its name where it has none.
-fn word(tokenizer: &Tokenizer, id: u32) -> String {
-    let text = tokenizer.decode(&[id]).unwrap_or_default();
-    if text.is_empty() { tokenizer.token(id).unwrap_or_else(|| format!("#{id}")) } else { text }
 }
 
 /// Elements of all matrices of the graph, as near as can be known without the checkpoint.
@@ -143,7 +138,7 @@ pub(super) fn graded(parity: &ParityReport, parameters: u64) -> impl Iterator<It
 /// The package's side of a comparison.
 struct Side<'a> {
     model: &'a Arc<Model>,
-    tokenizer: &'a Tokenizer,
+    words: &'a Words,
 }
 
 impl Side<'_> {
@@ -178,7 +173,7 @@ impl Side<'_> {
     fn continued(&self, texts: &[Text], adapter: Option<&Adapter>) -> Result<Vec<Continued>> {
         let mut continued = Vec::new();
         for text in texts {
-            let mut prompt = self.tokenizer.encode(&text.text, SpecialTokens::Added)?;
+            let mut prompt = self.words.encode(&text.text)?;
             prompt.truncate(self.model.context_length().saturating_sub(GREEDY_STEPS));
             if !prompt.is_empty() {
                 let mode = CacheMode::plainest(self.model);

@@ -23,6 +23,7 @@ mod precision;
 mod recording;
 mod taps;
 mod tolerance;
+mod words;
 
 use std::path::Path;
 
@@ -189,7 +190,8 @@ impl<'a> Judge<'a> {
         }
         let recording = self.compare(&loaded, note);
         if self.request.wants(Stage::Generation) {
-            self.continuation = continue_text(&loaded.package, &loaded.tokenizer, &loaded.model).ok();
+            let text = |tokenizer| continue_text(&loaded.package, tokenizer, &loaded.model).ok();
+            self.continuation = loaded.words.tokenizer().and_then(text);
         }
         if self.request.wants(Stage::Bench) {
             note("measuring speed and memory");

@@ -27,8 +27,7 @@ use super::logits::GREEDY_STEPS;
 use super::{Text, layers};
 use crate::interpreter::LayerTrace;
 use crate::{
-    Config, Error, LoadOptions, Matrix, Precision, PromptReference, Reference, Result, Runtime, SpecialTokens,
-    continue_greedily,
+    Config, Error, LoadOptions, Matrix, Precision, PromptReference, Reference, Result, Runtime, continue_greedily,
 };
 
 /// Files of recorded logits are small; this only keeps a hostile one from exhausting memory.
@@ -295,7 +294,7 @@ pub fn record(folder: &Path, texts: &[Text], runtime: &Runtime, options: LoadOpt
     let (mut prompts, mut recorded) = (Vec::new(), BTreeMap::new());
     let mut first = Vec::new();
     for text in texts {
-        let mut ids = loaded.tokenizer.encode(&text.text, SpecialTokens::Added)?;
+        let mut ids = loaded.words.encode(&text.text)?;
         ids.truncate(model.context_length().saturating_sub(GREEDY_STEPS));
         if ids.is_empty() {
             continue;

@@ -330,9 +330,10 @@ impl Report {
         all
     }
 
-    /// The worst verdict of the stages that ran. No stage at all is no pass.
+    /// The worst verdict of the stages. One that could not run is no pass, and neither is no stage at all.
     pub fn new(package: Identity, stages: Vec<StageReport>, measured: Measured) -> Self {
-        let verdict = stages.iter().filter_map(StageReport::verdict).max().unwrap_or(Verdict::Ambiguous);
+        let of = |stage: &StageReport| stage.verdict().unwrap_or(Verdict::Ambiguous);
+        let verdict = stages.iter().map(of).max().unwrap_or(Verdict::Ambiguous);
         Self { package, stages, measured, verdict }
     }
 }
