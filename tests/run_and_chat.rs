@@ -221,8 +221,19 @@ fn an_interrupt_stops_the_answer_and_not_the_chat() -> Outcome {
     std::fs::write(package.path().join("chat_template.jinja"), template)?;
     let flags = ["--search", "min_length=1000", "--threads", "1"];
     let mut child = start(&arguments("chat", &package, &flags));
-    let mut input = child.stdin.take().unwrap();
-    let mut output = child.stdout.take().unwrap();
+    let heard = interrupt(&mut child);
+    let status = child.wait()?;
+    let (answer, told) = heard?;
+    assert_eq!(status.code(), Some(0), "{told}");
+    assert!(told.contains("interrupted") && answer.ends_with('\n'), "{told}");
+    Ok(())
+}
+
+/// Interrupts the first answer of a chat and ends the input; what it wrote to stdout and stderr.
+#[cfg(unix)]
+fn interrupt(child: &mut std::process::Child) -> Outcome<(String, String)> {
+    let mut input = child.stdin.take().ok_or("no stdin")?;
+    let mut output = child.stdout.take().ok_or("no stdout")?;
     input.write_all(b"Hello there.\n")?;
     output.read_exact(&mut [0; 4])?;
     // SAFETY: kill takes numbers alone; the child has not been waited for, so that its id is its own.
@@ -231,8 +242,6 @@ fn an_interrupt_stops_the_answer_and_not_the_chat() -> Outcome {
     drop(input);
     let (mut answer, mut told) = (String::new(), String::new());
     output.read_to_string(&mut answer)?;
-    child.stderr.take().unwrap().read_to_string(&mut told)?;
-    assert_eq!(child.wait()?.code(), Some(0), "{told}");
-    assert!(told.contains("interrupted") && answer.ends_with('\n'), "{told}");
-    Ok(())
+    child.stderr.take().ok_or("no stderr")?.read_to_string(&mut told)?;
+    Ok((answer, told))
 }
