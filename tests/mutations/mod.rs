@@ -4,6 +4,7 @@
 //! A package is built once for all damages that are done to copies of it, and passes before.
 
 mod interface;
+mod running;
 mod weights;
 mod wiring;
 
@@ -60,9 +61,13 @@ enum By {
     Files(fn(&Path)),
 }
 
+fn all() -> Vec<&'static Damage> {
+    [weights::ALL, wiring::ALL, interface::ALL].into_iter().flatten().collect()
+}
+
 #[test]
 fn every_damage_is_caught_where_it_is() {
-    let all: Vec<&Damage> = [weights::ALL, wiring::ALL, interface::ALL].into_iter().flatten().collect();
+    let all = all();
     assert!(all.len() >= 35, "{}", all.len());
     for_each(&all, |damage| damage.what.to_owned(), |damage| caught(damage));
 }
@@ -96,21 +101,7 @@ fn packages_of_every_scheme_pass() {
 }
 
 fn caught(damage: &Damage) -> Outcome {
-    let whole = whole(damage.to)?;
-    let folder = tempfile::tempdir()?;
-    for (name, bytes) in &whole {
-        fs::write(folder.path().join(name), bytes)?;
-    }
-    match damage.by {
-        By::Parts(change) => {
-            let mut parts = Parts::read(folder.path())?;
-            let before = parts.clone();
-            change(&mut parts);
-            assert!(parts != before, "no damage was done");
-            parts.write(folder.path())?;
-        }
-        By::Files(change) => change(folder.path()),
-    }
+    let folder = damaged(damage, &whole(damage.to)?)?;
     let reports = judged(folder.path(), damage.to.checkpoint)?;
     let Damage { stage, check, at, says, .. } = damage;
     let named = |finding: &&Finding| {
@@ -124,6 +115,25 @@ fn caught(damage: &Damage) -> Outcome {
         return Ok(());
     }
     Err(format!("{stage} does not say {check} at {at:?}: {says:?}\n{}", told(&reports)).into())
+}
+
+/// A copy of a whole package, with the damage.
+fn damaged(damage: &Damage, whole: &BTreeMap<String, Vec<u8>>) -> Outcome<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    for (name, bytes) in whole {
+        fs::write(folder.path().join(name), bytes)?;
+    }
+    match damage.by {
+        By::Parts(change) => {
+            let mut parts = Parts::read(folder.path())?;
+            let before = parts.clone();
+            change(&mut parts);
+            assert!(parts != before, "no damage was done");
+            parts.write(folder.path())?;
+        }
+        By::Files(change) => change(folder.path()),
+    }
+    Ok(folder)
 }
 
 /// What the stages that need no ONNX Runtime say.
