@@ -1,10 +1,13 @@
 //! The command line as typed: names, short texts, no defaults that depend on one another.
 
+mod validate;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::console::{Mode, ProgressArg};
+pub(crate) use validate::{ChildArgs, LevelArg, ProviderArg, ToleranceArg, ValidateArgs};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -49,8 +52,14 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Talk with a package, by its chat template. Ctrl-C stops an answer, the end of the input ends the chat
     Chat(ChatArgs),
-    /// Check a package against a checkpoint
+    /// Check a package: by itself, and against a checkpoint, recorded logits or another package
     Validate(ValidateArgs),
+    /// Print speed and memory of a package, for `validate`
+    #[command(hide = true)]
+    Measure(ChildArgs),
+    /// Write the logits of a package, for `validate`
+    #[command(hide = true)]
+    Record(ChildArgs),
     /// Check that the files of a package are those that were written
     Verify(VerifyArgs),
     /// Say how two packages differ: files, settings, graph, and weights by their values
@@ -243,7 +252,7 @@ pub(crate) struct InspectArgs {
 }
 
 /// How ONNX Runtime is found.
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct RuntimeArgs {
     /// The ONNX Runtime library to use
     #[arg(long = "ort-lib", alias = "ort_lib", value_name = "FILE")]
@@ -292,6 +301,18 @@ pub(crate) struct GenerationArgs {
     /// Any search option of genai_config.json by its name, such as no_repeat_ngram_size=3; can be repeated
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) search: Vec<String>,
+
+    /// The text is JSON that this schema allows: an object, or a file with one
+    #[arg(long = "json-schema", alias = "json_schema", value_name = "JSON", group = "guidance")]
+    pub(crate) json_schema: Option<String>,
+
+    /// The text is a whole match of this regular expression
+    #[arg(long, value_name = "REGEX", group = "guidance")]
+    pub(crate) regex: Option<String>,
+
+    /// The text is of the grammar in this file, in llguidance's dialect of Lark
+    #[arg(long, value_name = "FILE", group = "guidance")]
+    pub(crate) grammar: Option<PathBuf>,
 
     /// End the text where this would come; can be repeated
     #[arg(long, value_name = "TEXT")]
@@ -356,39 +377,6 @@ pub(crate) struct ChatArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct ValidateArgs {
-    /// Folder of the package
-    pub(crate) package: PathBuf,
-
-    /// The checkpoint that the package was made from
-    #[arg(long, value_name = "MODEL")]
-    pub(crate) checkpoint: String,
-
-    /// The LoRA adapter that was baked into the package
-    #[arg(long = "adapter-path", alias = "adapter_path", value_name = "DIR")]
-    pub(crate) adapter_path: Option<PathBuf>,
-
-    /// A LoRA adapter that NAME.onnx_adapter of the package was made from; can be repeated. The package is checked
-    /// without adapters, then with each
-    #[arg(long = "adapter", value_name = "NAME=DIR")]
-    pub(crate) adapters: Vec<String>,
-
-    /// The precision whose tolerances apply
-    #[arg(short, long, value_enum)]
-    pub(crate) precision: PrecisionArg,
-
-    #[command(flatten)]
-    pub(crate) hub: HubArgs,
-
-    #[command(flatten)]
-    pub(crate) runtime: RuntimeArgs,
-
-    /// Print the report as one JSON object
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Folder of the package
     pub(crate) package: PathBuf,
@@ -449,6 +437,8 @@ impl Cli {
             Some(Command::Run(args)) => quiet("run", args.json),
             Some(Command::Chat(_)) => quiet("chat", false),
             Some(Command::Validate(args)) => quiet("validate", args.json),
+            Some(Command::Measure(_)) => quiet("measure", false),
+            Some(Command::Record(_)) => quiet("record", false),
             Some(Command::Verify(args)) => quiet("verify", args.json),
             Some(Command::Diff(args)) => quiet("diff", args.json),
             Some(Command::Families) => quiet("families", false),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use genai_validate::{
-    Adapters, Config, Generator, LoadOptions, Model, Network, SearchOptions, StopStrings, Tokenizer,
-    runtime::find_or_install,
+    Adapters, Config, Generator, GeneratorParams, GrammarCompiler, Guidance, LoadOptions, Model, Network,
+    SearchOptions, StopStrings, Tokenizer, runtime::find_or_install,
 };
 use serde_json::Value;
 
@@ -25,6 +25,9 @@ pub(crate) struct Opened {
     pub(crate) length_given: bool,
     adapter: Option<(Adapters, String)>,
     stops: StopStrings,
+    guidance: Option<Guidance>,
+    /// Of the package, where it is opened as it asks.
+    run_options: Vec<(String, String)>,
     /// To find the runtime library and load the model.
     pub(crate) load_seconds: f64,
 }
@@ -71,7 +74,9 @@ impl Opened {
             note(&format!("warning: {warning}"));
         }
         let (search, length_given) = search(args, &package)?;
+        let run_options = if args.package_session { package.decoder.run_options.clone() } else { Vec::new() };
         let stops = StopStrings::new(&args.stop)?;
+        let guidance = guidance(args)?;
         let tokenizer = Tokenizer::load(&package.tokenizer_folder)?;
         let adapter = args.adapter.as_deref().map(|name| Ok::<_, Failure>((name, adapter_file(&package, name)?)));
         let adapter = adapter.transpose()?;
@@ -92,11 +97,30 @@ impl Opened {
             None => None,
         };
         let load_seconds = started.elapsed().as_secs_f64();
-        Ok(Self { package, tokenizer, model, search, length_given, adapter, stops, load_seconds })
+        Ok(Self {
+            package,
+            tokenizer,
+            model,
+            search,
+            length_given,
+            adapter,
+            stops,
+            guidance,
+            run_options,
+            load_seconds,
+        })
     }
 
     pub(crate) fn generator(&self, search: SearchOptions) -> Result<Generator, Failure> {
-        let mut generator = Generator::new(&self.model, search)?;
+        let mut params = GeneratorParams::from(search);
+        if let Some(guidance) = &self.guidance {
+            let compiler = GrammarCompiler::new(&self.tokenizer, self.model.vocab_size(), self.model.eos_token_ids())?;
+            params.constraints.push(Box::new(compiler.compile(guidance)?));
+        }
+        let mut generator = Generator::new(&self.model, params)?;
+        for (key, value) in &self.run_options {
+            generator.set_runtime_option(key, value)?;
+        }
         if let Some((adapters, name)) = &self.adapter {
             generator.set_active_adapter(adapters, name)?;
         }
@@ -178,14 +202,27 @@ fn search(args: &GenerationArgs, package: &Config) -> Result<(SearchOptions, boo
     Ok((search, length_given))
 }
 
+fn guidance(args: &GenerationArgs) -> Result<Option<Guidance>, Failure> {
+    if let Some(schema) = &args.json_schema {
+        return Ok(Some(Guidance::json_schema(json_argument("--json-schema", schema)?)));
+    }
+    if let Some(file) = &args.grammar {
+        return Ok(Some(Guidance::Lark(text_of("--grammar", &file.display().to_string())?)));
+    }
+    Ok(args.regex.clone().map(Guidance::Regex))
+}
+
+fn text_of(flag: &str, file: &str) -> Result<String, Failure> {
+    std::fs::read_to_string(file).map_err(|error| Failure::new(code::RESOURCES, format!("{flag} {file}: {error}")))
+}
+
 /// A JSON object that was typed, or the path of a file with one.
 pub(crate) fn json_argument(flag: &str, text: &str) -> Result<Value, Failure> {
     let from_file;
     let text = match text.trim_start().starts_with(['{', '[']) {
         true => text,
         false => {
-            from_file = std::fs::read_to_string(text)
-                .map_err(|error| Failure::new(code::RESOURCES, format!("{flag} {text}: {error}")))?;
+            from_file = text_of(flag, text)?;
             &from_file
         }
     };

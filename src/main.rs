@@ -60,6 +60,8 @@ fn run(cli: &Cli) -> Result<(), Failure> {
         Some(Command::Run(args)) => commands::run::run(args),
         Some(Command::Chat(args)) => commands::chat::run(args),
         Some(Command::Validate(args)) => commands::validate::run(args),
+        Some(Command::Measure(args)) => commands::child::measure(args),
+        Some(Command::Record(args)) => commands::child::record(args),
         Some(Command::Verify(args)) => commands::verify::run(args),
         Some(Command::Diff(args)) => commands::diff::run(args),
         Some(Command::Families) => commands::tables::families(),

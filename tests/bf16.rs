@@ -37,7 +37,7 @@ fn bf16_packages_compute_as_fp32_ones_of_their_weights() {
                     rounded_logits(&fixture(name), scheme, ScaleDtype::Bf16, Tables::of(target.form))?
                 }
             };
-            expect_in_every_way(&mut load(package.path())?, &spec(&fixture(name))?, &reference, LIMIT)
+            expect_in_every_way(&load(package.path())?, &spec(&fixture(name))?, &reference, LIMIT)
         },
     );
 }

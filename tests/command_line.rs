@@ -269,12 +269,12 @@ fn validate_judges_a_package_by_a_checkpoint() -> Outcome {
         genai_build(arguments.chain(runtime_arguments()))
     };
     let text = validate("llama-default", "fp32", &[]).success()?;
-    assert!(text.contains("parity of fp32 with recorded logits (reference.npz): pass"), "{text}");
+    assert!(text.contains("logits of fp32 with recorded logits (reference.npz): pass"), "{text}");
     let json: Value = serde_json::from_str(&validate("llama-default", "fp32", &["--json"]).success()?)?;
     assert_eq!(json["parity"]["verdict"], "pass", "{json:#}");
     let other = validate("llama-bias", "fp32", &[]);
     assert_eq!(other.code, 10, "{other:?}");
-    assert!(other.stdout.contains("parity of fp32 with recorded logits (reference.npz): fail"), "{other:?}");
+    assert!(other.stdout.contains("logits of fp32 with recorded logits (reference.npz): fail"), "{other:?}");
     assert!(other.stderr.contains("error: validation failed"), "{other:?}");
     Ok(())
 }

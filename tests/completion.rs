@@ -1,6 +1,9 @@
 //! The surface of llama-cpp-python on a small model: what it answers, and that it answers the same whatever it has in its
 //! context.
 
+mod chat;
+mod state;
+
 use genai_validate::completion::{
     Completion, CompletionLogprobs, CompletionOptions, FinishReason, Llm, LlmOptions, Prompt, Token, TurnOptions,
 };
@@ -265,8 +268,7 @@ fn answers_have_the_shape_that_clients_know() {
 #[test]
 fn a_folder_is_enough() {
     let tales = tales();
-    let options = LlmOptions { threads: Some(1), ..LlmOptions::default() };
-    let mut opened = Llm::from_dir(tales.folder.path(), crate::support::runtime(), options).unwrap();
+    let mut opened = Llm::from_dir(tales.folder.path(), crate::support::runtime(), LlmOptions::default()).unwrap();
     assert_eq!(opened.n_ctx(), 1024);
     let prompt = tales.encode(STORY);
     assert_eq!(ids(&mut opened, &prompt, most(8)), ids(&mut llm(tales), &prompt, most(8)));

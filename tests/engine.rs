@@ -10,11 +10,12 @@ use genai_validate::engine::{
     Engine, EngineOptions, Event, Output, Scheduler, SessionId, SessionOptions, Shutdown, Usage,
 };
 use genai_validate::{
-    CacheMode, Config, ErrorKind, GenerateOptions, Model, SamplingOptions, SequenceOptions, SpecialTokens, Tokenizer,
-    generate,
+    Adapter, CacheMode, Config, Error, ErrorKind, GenerateOptions, GrammarCompiler, Guidance, Model, SamplingOptions,
+    SequenceOptions, SpecialTokens, Tokenizer, generate,
 };
 use tempfile::TempDir;
 
+use crate::lora::{adapter, swappable};
 use crate::support::{build, fixture, load};
 
 pub(crate) struct Tales {
@@ -41,7 +42,7 @@ impl Tales {
     }
 
     fn options(&self) -> EngineOptions {
-        EngineOptions { max_length: 256, chunk_tokens: 4, ..EngineOptions::of(&self.model, &self.eos_token_ids) }
+        EngineOptions { max_length: 256, chunk_tokens: 4, ..EngineOptions::of(&self.model) }
     }
 
     fn engine(&self, options: EngineOptions) -> Engine {
@@ -123,7 +124,7 @@ fn each_step_gives_every_text_a_token_before_prompts_go_on() {
     let mut scheduler = tales.scheduler(EngineOptions { max_scheduled_tokens: 6, ..tales.options() });
     let open = |scheduler: &mut Scheduler, prompt: &[u32]| {
         let session = scheduler.open(SessionOptions::default()).unwrap();
-        scheduler.begin_turn(session, prompt, most(20)).unwrap();
+        scheduler.begin_turn(session, prompt, TurnOptions { min_tokens: 20, ..most(20) }).unwrap();
         session
     };
     let step = |scheduler: &mut Scheduler| {
@@ -156,6 +157,16 @@ fn each_step_gives_every_text_a_token_before_prompts_go_on() {
     assert!(scheduler.has_pending());
     scheduler.abort(&mut |_, _| ());
     assert!(!scheduler.has_pending());
+
+    // However little a step may do, it brings every text on.
+    let mut scheduler = tales.scheduler(EngineOptions { max_scheduled_tokens: 1, ..tales.options() });
+    let one = open(&mut scheduler, &tales.encode("The"));
+    assert_eq!(step(&mut scheduler), [one]);
+    let long = open(&mut scheduler, &prompt);
+    for _ in 0..3 {
+        assert_eq!(step(&mut scheduler), [one]);
+    }
+    assert_eq!(step(&mut scheduler), [one, long]);
 }
 
 #[test]
@@ -264,7 +275,7 @@ fn cancelled_and_dropped_turns_make_room() {
     let waits = engine.submit(&prompt, most(200)).unwrap();
     let dropped = engine.submit(&prompt, most(200)).unwrap();
     let refused = engine.submit(&prompt, most(200)).err().unwrap();
-    assert_eq!((refused.kind(), engine.waiting()), (ErrorKind::Busy, 2));
+    assert!(matches!(refused, Error::Busy { waiting: 2 }) && engine.waiting() == 2, "{refused}");
     drop(dropped);
     runs.cancel();
     waits.cancel();
@@ -314,4 +325,53 @@ fn prompts_that_begin_alike_share_a_cache() {
     assert_eq!(ids(&continued), ids(&fresh));
     let other = engine.submit(&tales.encode(PROMPTS[5]), most(2)).unwrap().wait();
     assert_eq!(other.usage.cached_prompt_tokens, 0);
+}
+
+#[test]
+fn a_grammar_binds_its_own_text() {
+    let tales = tales();
+    let engine = tales.engine(tales.options());
+    let compiler = GrammarCompiler::new(&tales.tokenizer, tales.model.vocab_size(), &tales.eos_token_ids).unwrap();
+    let bound = |expression: &str| {
+        let grammar = compiler.compile(&Guidance::Regex(expression.to_owned())).unwrap();
+        TurnOptions { constraint: Some(Box::new(grammar)), ..most(20) }
+    };
+    let prompt = tales.encode(PROMPTS[1]);
+    let turns = [bound("[0-9]{3}"), most(20), bound("(yes|no)")].map(|turn| engine.submit(&prompt, turn).unwrap());
+    let [number, free, answer] = turns.map(|turn| turn.wait());
+    assert!(number.text.len() == 3 && number.text.parse::<u32>().is_ok(), "{}", number.text);
+    assert!(["yes", "no"].contains(&answer.text.as_str()), "{}", answer.text);
+    assert_eq!([number.reason, answer.reason], [FinishReason::Eos; 2]);
+    assert_eq!(free.tokens, engine.submit(&prompt, most(20)).unwrap().wait().tokens);
+}
+
+#[test]
+fn sessions_have_adapters_of_their_own() {
+    let names = ["llama-attention", "llama-patterns"];
+    let folders = names.map(adapter);
+    let package = swappable("llama-default", "fp32", &[("one", &folders[0]), ("two", &folders[1])]).unwrap();
+    let model = load(package.path()).unwrap();
+    let tokenizer = Arc::new(Tokenizer::load(package.path()).unwrap());
+    let file = |name: &str| package.path().join(format!("{name}.onnx_adapter"));
+    let adapters = ["one", "two"].map(|name| (name.to_owned(), file(name)));
+    let options = EngineOptions { max_length: 40, adapters: adapters.into(), ..EngineOptions::of(&model) };
+    let engine = Engine::new(model.clone(), tokenizer.clone(), options).unwrap();
+    let prompt: Vec<u32> = (1..9).collect();
+    let cases = [None, Some("one"), Some("two"), None];
+    let turns = cases.map(|name| {
+        let session = SessionOptions { adapter: name.map(str::to_owned), ..SessionOptions::default() };
+        engine.session(session).unwrap().begin_turn(&prompt, most(16)).unwrap()
+    });
+    let told = turns.map(|turn| ids(&turn.wait()));
+    for (name, found) in cases.iter().zip(&told) {
+        let adapter = name.map(|name| Adapter::load(&file(name)).unwrap());
+        let sequence = SequenceOptions { max_length: 24, cache: CacheMode::Growing, adapter: adapter.as_ref() };
+        let eos_token_ids = model.eos_token_ids();
+        let plain = GenerateOptions { sequence, eos_token_ids, sampling: SamplingOptions::GREEDY };
+        let plain = generate(&model, &tokenizer, &prompt, plain, &mut |_| ()).unwrap();
+        assert_eq!(*found, plain.ids, "{name:?}");
+    }
+    assert!(told[0] != told[1] && told[1] != told[2], "adapters that do nothing");
+    let missing = EngineOptions { adapters: [("no".to_owned(), file("no"))].into(), ..EngineOptions::of(&model) };
+    assert!(Engine::new(model, tokenizer, missing).is_err());
 }

@@ -43,7 +43,7 @@ const RECORDED: [(&str, &str); 4] = [
 const FP32_LIMIT: f64 = 1e-4;
 const FP16_LIMIT: f64 = 0.1;
 
-fn adapter(name: &str) -> PathBuf {
+pub(crate) fn adapter(name: &str) -> PathBuf {
     fixture("adapters").join(name)
 }
 
@@ -51,7 +51,7 @@ fn baked_in(folder: &Path) -> String {
     format!("adapter_path={}", folder.display())
 }
 
-fn swappable(base: &str, precision: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
+pub(crate) fn swappable(base: &str, precision: &str, adapters: &[(&str, &Path)]) -> Outcome<TempDir> {
     swappable_for(base, precision, "cpu", adapters)
 }
 
@@ -90,13 +90,13 @@ fn baked_in_float_packages_meet_the_recorded_logits() {
             for (precision, limit) in [(Precision::Fp32, FP32_LIMIT), (Precision::Fp16, FP16_LIMIT)] {
                 for provider in spellings(precision) {
                     let package = build(&fixture(base), precision.name(), provider, &[&baked_in(&adapter(name))])?;
-                    let outcome = expect_in_every_way(&mut load(package.path())?, &spec, &reference, limit);
+                    let outcome = expect_in_every_way(&load(package.path())?, &spec, &reference, limit);
                     outcome.map_err(|error| format!("{} {provider}: {error}", precision.name()))?;
                 }
             }
             // The limits tell an adapter from none.
             let package = build(&fixture(base), "fp32", "cpu", &[])?;
-            let plain = expect_in_every_way(&mut load(package.path())?, &spec, &reference, FP16_LIMIT);
+            let plain = expect_in_every_way(&load(package.path())?, &spec, &reference, FP16_LIMIT);
             assert!(plain.is_err());
             Ok(())
         },
@@ -126,7 +126,7 @@ fn baked_in_quantized_packages_compute_with_rounded_weights_and_the_adapter() {
                     let level: &[&str] = if target.accuracy_level == 0 { &[] } else { &["accuracy_level=0"] };
                     let options = [&[baked_in.as_str()], level].concat();
                     let package = build(&fixture(base), precision.name(), provider, &options)?;
-                    let outcome = expect_in_every_way(&mut load(package.path())?, &spec, &reference, limit);
+                    let outcome = expect_in_every_way(&load(package.path())?, &spec, &reference, limit);
                     outcome.map_err(|error| format!("{} {provider}: {error}", precision.name()))?;
                 }
             }

@@ -24,6 +24,7 @@ mod machine_readable;
 #[allow(dead_code)]
 #[path = "../checkpoint/tests/checkpoint/mock_hub.rs"]
 mod mock_hub;
+mod mutations;
 mod options_graph;
 mod options_session;
 mod paged;
@@ -39,7 +40,9 @@ mod reliability;
 mod run_and_chat;
 mod same_bytes;
 mod several;
+mod structure;
 mod structured;
 mod support;
 mod tidy;
+mod validate;
 mod verify;

@@ -210,7 +210,7 @@ fn pruned_logits_are_those_of_each_rows_last_token() {
                 expect_close("logits", &logits, last, FP32_LIMIT * 10.0)?;
             }
             let parameters = spec(&fixture(name))?.num_parameters();
-            expect_verdict(&mut load(folder.path())?, &reference, parameters, Precision::Fp32, Verdict::Pass)
+            expect_verdict(&load(folder.path())?, &reference, parameters, Precision::Fp32, Verdict::Pass)
         },
     );
 }
@@ -273,7 +273,7 @@ fn the_first_layers_alone_compute_what_they_should() {
         for (prompt, logits) in reference.prompts.iter_mut().zip(logits) {
             prompt.logits = logits;
         }
-        expect_logits(&mut load(package.path())?, &reference, AT_ONCE, FP32_LIMIT)?;
+        expect_logits(&load(package.path())?, &reference, AT_ONCE, FP32_LIMIT)?;
 
         let record: Value = serde_json::from_slice(&fs::read(package.path().join("genai-build.json"))?)?;
         assert_eq!(
@@ -321,7 +321,7 @@ fn fusions_do_not_change_quantized_weights() {
         let first = |options: &[&str]| -> Outcome<Vec<f32>> {
             let options = [options, &["accuracy_level=0"]].concat();
             let package = build(&fixture(name), "int4", "cpu", &options)?;
-            Ok(logits(&mut load(package.path())?, &reference, AT_ONCE)?.swap_remove(0).data().to_vec())
+            Ok(logits(&load(package.path())?, &reference, AT_ONCE)?.swap_remove(0).data().to_vec())
         };
         let plain = first(&[])?;
         for options in [&["fuse_qkv=false"][..], &["fuse_mlp_gate_up=true"]] {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use genai_onnx::{AttributeProto, ModelProto, NodeProto, TensorProto};
+use genai_onnx::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto};
 use prost::Message;
 use serde_json::{Map, Value};
 
@@ -45,6 +45,19 @@ impl Parts {
     pub(crate) fn node(&mut self, name: &str) -> &mut NodeProto {
         let nodes = &mut self.model.graph.as_mut().unwrap().node;
         nodes.iter_mut().find(|node| node.name() == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    pub(crate) fn model(&mut self) -> &mut ModelProto {
+        &mut self.model
+    }
+
+    pub(crate) fn graph(&mut self) -> &mut GraphProto {
+        self.model.graph.as_mut().unwrap()
+    }
+
+    /// Adds a node before all others.
+    pub(crate) fn insert(&mut self, node: NodeProto) {
+        self.graph().node.insert(0, node);
     }
 
     pub(crate) fn attribute(&mut self, node: &str, name: &str) -> &mut AttributeProto {

@@ -64,7 +64,7 @@ fn packages_of_every_method_compute_with_the_rounded_weights() {
                 ScaleDtype::F32,
                 Tables::Rounded,
             )?;
-            expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Growing), LIMIT)
+            expect_logits(&load(package.path())?, &reference, Way::AtOnce(CacheMode::Growing), LIMIT)
         },
     );
 }
@@ -90,7 +90,7 @@ fn packages_in_f16_compute_with_the_rounded_weights() {
             let method = if *method == "rtn" { Method::Rtn } else { Method::KQuant };
             let reference =
                 rounded_logits(&fixture(name), scheme(bits, 32, *symmetric, method), ScaleDtype::F16, Tables::Rounded)?;
-            expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Shared), F16_LIMIT)
+            expect_logits(&load(package.path())?, &reference, Way::AtOnce(CacheMode::Shared), F16_LIMIT)
         },
     );
 }
@@ -120,7 +120,7 @@ fn packages_in_standard_operators_compute_with_the_rounded_weights() {
             let package = build(&fixture(name), "int4", provider, options)?;
             let of_linears = |name: &str| schemes(name).filter(|_| name != "model.embed_tokens.weight");
             let reference = logits_by_scheme(&fixture(name), dtype, Tables::Float, &of_linears)?;
-            expect_logits(&mut load(package.path())?, &reference, Way::AtOnce(CacheMode::Growing), limit)
+            expect_logits(&load(package.path())?, &reference, Way::AtOnce(CacheMode::Growing), limit)
         },
     );
 }

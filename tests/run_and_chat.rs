@@ -133,6 +133,29 @@ fn run_takes_every_search_option() -> Outcome {
 }
 
 #[test]
+fn run_writes_what_the_guidance_allows() -> Outcome {
+    let package = package("tales-llama");
+    let text = |flags: &[&str]| {
+        let told = json(&package, &[&["-n", "48"], flags].concat());
+        (told["sequences"][0]["text"].as_str().unwrap().to_owned(), told["sequences"][0]["finish_reason"].clone())
+    };
+    let schema = r#"{"type": "object", "properties": {"sea": {"type": "boolean"}, "day": {"enum": ["one", "two"]}},
+                     "required": ["sea", "day"], "additionalProperties": false}"#;
+    let (written, ending) = text(&["--json-schema", schema]);
+    let value: Value = serde_json::from_str(&written)?;
+    assert!(value["sea"].is_boolean() && ["one", "two"].contains(&value["day"].as_str().unwrap()), "{written}");
+    assert_eq!(ending, "eos");
+    let (digits, _) = text(&["--regex", "[0-9]{3}"]);
+    assert!(digits.len() == 3 && digits.bytes().all(|digit| digit.is_ascii_digit()), "{digits}");
+    let grammar = package.path().join("grammar.lark");
+    std::fs::write(&grammar, "start: \"whale\" | \"boat\"")?;
+    let (word, _) = text(&["--grammar", grammar.to_str().unwrap()]);
+    assert!(["whale", "boat"].contains(&word.as_str()), "{word}");
+    run(&package, &["--prompt", "a", "--regex", "("]).failed(USAGE, &["regex"])?;
+    run(&package, &["--prompt", "a", "--regex", "a", "--json-schema", "{}"]).failed(USAGE, &["--json-schema"])
+}
+
+#[test]
 fn events_are_told_where_they_are_asked_for() -> Outcome {
     let package = package("llama-default");
     let quiet = run(&package, &["--prompt", "a", "-n", "3"]);
@@ -159,8 +182,9 @@ fn events_are_told_where_they_are_asked_for() -> Outcome {
 #[test]
 fn a_chat_goes_on_from_its_cache() -> Outcome {
     let package = package("qwen3-default");
-    let chat =
-        |flags: &[&str], input: &str| given(&arguments("chat", &package, &[&["-n", "12"], flags].concat()), input);
+    // The package itself asks for sampling.
+    let greedy = ["-n", "12", "--search", "do_sample=false"];
+    let chat = |flags: &[&str], input: &str| given(&arguments("chat", &package, &[&greedy[..], flags].concat()), input);
     let first = chat(&["--once", "Hello there."], "").success()?;
     let first = first.strip_suffix('\n').unwrap();
     let both = chat(&["--log", "genai::append_tokens=debug"], "Hello there.\nAnd then?\n");
@@ -171,12 +195,14 @@ fn a_chat_goes_on_from_its_cache() -> Outcome {
     let second = both.strip_prefix(first).unwrap().strip_prefix('\n').unwrap().strip_suffix('\n').unwrap();
 
     let whole = format!("<|user|>Hello there.<|end|><|assistant|>{first}<|end|><|user|>And then?<|end|><|assistant|>");
-    let fresh: Value = serde_json::from_str(&run(&package, &["--prompt", &whole, "-n", "12", "--json"]).success()?)?;
+    let fresh: Value =
+        serde_json::from_str(&run(&package, &[&greedy[..], &["--prompt", &whole, "--json"]].concat()).success()?)?;
     assert_eq!(fresh["sequences"][0]["text"], second);
 
     let told = chat(&["--once", "Hello there.", "--system", "Be brief."], "").success()?;
     let whole = "<|system|>Be brief.<|end|><|user|>Hello there.<|end|><|assistant|>";
-    let fresh: Value = serde_json::from_str(&run(&package, &["--prompt", whole, "-n", "12", "--json"]).success()?)?;
+    let fresh: Value =
+        serde_json::from_str(&run(&package, &[&greedy[..], &["--prompt", whole, "--json"]].concat()).success()?)?;
     assert_eq!(told, format!("{}\n", fresh["sequences"][0]["text"].as_str().unwrap()));
 
     chat(&["--num-beams", "2"], "").failed(UNSUPPORTED, &["2 beams"])?;
@@ -195,8 +221,19 @@ fn an_interrupt_stops_the_answer_and_not_the_chat() -> Outcome {
     std::fs::write(package.path().join("chat_template.jinja"), template)?;
     let flags = ["--search", "min_length=1000", "--threads", "1"];
     let mut child = start(&arguments("chat", &package, &flags));
-    let mut input = child.stdin.take().unwrap();
-    let mut output = child.stdout.take().unwrap();
+    let heard = interrupt(&mut child);
+    let status = child.wait()?;
+    let (answer, told) = heard?;
+    assert_eq!(status.code(), Some(0), "{told}");
+    assert!(told.contains("interrupted") && answer.ends_with('\n'), "{told}");
+    Ok(())
+}
+
+/// Interrupts the first answer of a chat and ends the input; what it wrote to stdout and stderr.
+#[cfg(unix)]
+fn interrupt(child: &mut std::process::Child) -> Outcome<(String, String)> {
+    let mut input = child.stdin.take().ok_or("no stdin")?;
+    let mut output = child.stdout.take().ok_or("no stdout")?;
     input.write_all(b"Hello there.\n")?;
     output.read_exact(&mut [0; 4])?;
     // SAFETY: kill takes numbers alone; the child has not been waited for, so that its id is its own.
@@ -205,8 +242,6 @@ fn an_interrupt_stops_the_answer_and_not_the_chat() -> Outcome {
     drop(input);
     let (mut answer, mut told) = (String::new(), String::new());
     output.read_to_string(&mut answer)?;
-    child.stderr.take().unwrap().read_to_string(&mut told)?;
-    assert_eq!(child.wait()?.code(), Some(0), "{told}");
-    assert!(told.contains("interrupted") && answer.ends_with('\n'), "{told}");
-    Ok(())
+    child.stderr.take().ok_or("no stderr")?.read_to_string(&mut told)?;
+    Ok((answer, told))
 }

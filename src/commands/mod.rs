@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 pub(crate) mod chat;
+pub(crate) mod child;
 pub(crate) mod diff;
 pub(crate) mod inspect;
 pub(crate) mod plan;

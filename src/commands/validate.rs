@@ -1,70 +1,213 @@
-use std::path::Path;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use genai_architectures::{Config as ModelConfig, DecoderSpec, Mixer, describe};
+use genai_architectures::{Config as ModelConfig, DecoderSpec, describe};
 use genai_builder::Adaptation;
 use genai_checkpoint::Checkpoint;
+use genai_validate::judge::{self, Against, Judged, Level, Origin, Recording, Request, Text};
+use genai_validate::report::{Outcome, Report, annotations, github, html, junit, text};
 use genai_validate::{
-    Adapter, CacheMode, Config, Continued, ErrorKind, GenerateOptions, LoadOptions, Model, Network, ParityReport,
-    Precision, PromptParity, Reference, SamplingOptions, SequenceOptions, SpecialTokens, Tokenizer, Verdict,
-    compare_prompts, continue_greedily, generate, runtime::find_or_install,
+    Config, ErrorKind, LoadOptions, Model, Network, ParityReport, Precision, Provider, Runtime, Tokenizer, Verdict,
+    runtime::find_or_install,
 };
 use serde::Serialize;
 use serde_json::json;
 
+use super::child::Child;
 use crate::console::{note, print, print_json};
 use crate::{
     adapters::Adapters,
-    args::{RuntimeArgs, ValidateArgs},
+    args::{LevelArg, ProviderArg, RuntimeArgs, ToleranceArg, ValidateArgs},
     failure::{Failure, code},
     hub,
     report::Continuation,
     token::TokenChoice,
 };
 
-/// Logits recorded from transformers, where a checkpoint carries them.
-const RECORDED: &str = "reference.npz";
-
-/// Texts that a checkpoint without recorded logits is read with: prose, dialogue, code and digits.
-const TEXTS: [(&str, &str); 3] = [
-    ("prose", "The lighthouse keeper counted the boats as they came home, and one was missing."),
-    ("dialogue", "\"Where have you been?\" she asked. \"I waited for you until the lamps went out.\""),
-    ("code", "def mean(values):\n    return sum(values) / len(values)  # 3.14159"),
-];
-const GREEDY_STEPS: usize = 16;
-const CONTINUED: (&str, usize) = ("Once upon a time", 32);
-
 #[derive(Serialize)]
-struct ValidateReport {
-    parity: ParityReport,
-    continuation: Continuation,
+struct ValidateReport<'a> {
+    parity: Option<&'a ParityReport>,
+    continuation: Option<Continuation>,
+    #[serde(flatten)]
+    report: &'a Report,
 }
 
 pub(crate) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let (offline, token) = (args.runtime.offline, TokenChoice::Environment);
-    let adapters = Adapters::resolve(args.adapter_path.clone(), &args.adapters)?;
-    let checkpoint = hub::open(&args.checkpoint, &args.hub, offline, &token, hub::describable)?;
-    let checkpoint = adapters.open(checkpoint)?;
-    let spec = describe(&ModelConfig::from_json(checkpoint.config().clone())?)?;
-    let precision = precision(args.precision.into());
-    let subject = Subject { checkpoint: &checkpoint, spec: &spec, adaptation: adapters.adaptation };
-    let (parity, continuation) = check(&args.package, &subject, precision, &args.runtime)?;
-    let failed = parity.verdict == Verdict::Fail;
-    let report = ValidateReport { parity, continuation };
-    if failed {
-        if !args.json {
-            print(&report.to_text())?;
-        }
-        let found = json!(report).as_object().cloned().unwrap_or_default();
-        return Err(Failure::new(code::VALIDATION_FAILED, "validation failed").with_report(found));
+    let config = args.package.join("genai_config.json");
+    if let Err(source) = config.metadata() {
+        return Err(genai_validate::Error::Io { path: config, source }.into());
     }
-    if args.json { print_json(&report) } else { print(&report.to_text()) }
+    let texts = texts(&args.text)?;
+    let child = Child {
+        package: args.package.clone(),
+        provider: args.execution_provider,
+        threads: args.threads,
+        runtime: args.runtime.clone(),
+    };
+    match Source::of(args) {
+        Source::None => judge(args, Against::Nothing, texts, &child),
+        Source::File(path) => {
+            let recording = Recording::read(&path)?;
+            judge(args, Against::Recording(recording), texts, &child)
+        }
+        Source::Package(package) => {
+            let mut runtime = args.runtime.clone();
+            if let Some(library) = &args.reference_ort_lib {
+                runtime.ort_lib = Some(library.clone());
+            }
+            note(&format!("running the reference {}", package.display()));
+            // On the CPU, which every package for another provider can fall back to.
+            let of_reference = Child { package, provider: ProviderArg::Cpu, runtime, ..child.clone() };
+            judge(args, Against::Recording(of_reference.record(&texts)?), texts, &child)
+        }
+        Source::Checkpoint(name) => {
+            let (offline, token) = (args.runtime.offline, TokenChoice::Environment);
+            let adapters = Adapters::resolve(args.adapter_path.clone(), &args.adapters)?;
+            let checkpoint = hub::open(&name, &args.hub, offline, &token, hub::describable)?;
+            let checkpoint = adapters.open(checkpoint)?;
+            let spec = describe(&ModelConfig::from_json(checkpoint.config().clone())?)?;
+            let layers = Config::open(&args.package).map(|package| package.decoder.num_hidden_layers);
+            let cut = layers.ok().and_then(|layers| judge::first_layers(&spec, layers));
+            let subject = Subject {
+                checkpoint: &checkpoint,
+                spec: cut.as_ref().unwrap_or(&spec),
+                adaptation: adapters.adaptation,
+            };
+            judge(args, Against::Origin(subject.origin()), texts, &child)
+        }
+    }
 }
 
-impl ValidateReport {
-    fn to_text(&self) -> String {
-        format!("{}greedy: {}{}\n", self.parity, self.continuation.prompt, self.continuation.text)
+/// What `--reference` and `--checkpoint` name.
+enum Source {
+    None,
+    File(PathBuf),
+    Package(PathBuf),
+    /// A folder, or a name on the Hub.
+    Checkpoint(String),
+}
+
+impl Source {
+    fn of(args: &ValidateArgs) -> Self {
+        let named = match (&args.checkpoint, args.reference.as_deref()) {
+            (Some(checkpoint), _) => return Self::Checkpoint(checkpoint.clone()),
+            (None, None | Some("none")) => return Self::None,
+            (None, Some(named)) => named,
+        };
+        let path = PathBuf::from(named);
+        let recorded = path.extension().is_some_and(|extension| extension == "npz" || extension == "safetensors");
+        if recorded {
+            Self::File(path)
+        } else if path.join("genai_config.json").exists() {
+            Self::Package(path)
+        } else {
+            Self::Checkpoint(named.to_owned())
+        }
     }
+}
+
+fn judge(args: &ValidateArgs, against: Against, texts: Vec<Text>, child: &Child) -> Result<(), Failure> {
+    let nothing = matches!(against, Against::Nothing);
+    let level = match args.level {
+        Some(level) => level.into(),
+        None if nothing => Level::Consistency,
+        None => Level::Generation,
+    };
+    if nothing && args.reference.is_none() && (Level::Logits..Level::Generation).contains(&level) {
+        let message = "this level compares with a reference, and there is none";
+        return Err(Failure::usage(message).with_hint("name one with --reference"));
+    }
+    let runtime = match level {
+        Level::Structure => Err("it was not asked for".to_owned()),
+        _ => runtime(&args.runtime).map_err(|failure| failure.message),
+    };
+    let bench = |_: &Path| child.measure();
+    let request = Request {
+        level,
+        against,
+        precision: args.precision.into(),
+        runtime: runtime.as_ref().map_err(Clone::clone),
+        provider: args.execution_provider.into(),
+        threads: args.threads,
+        texts,
+        bench: Some(&bench),
+    };
+    let judged = judge::validate(&args.package, &request, &mut |line| note(line));
+    if let (Some(path), Some(recording)) = (&args.save_reference, &judged.recording) {
+        recording.write(path)?;
+    }
+    finish(args, judged)
+}
+
+/// Writes the pages, and says how it ended.
+fn finish(args: &ValidateArgs, Judged { report, continuation, .. }: Judged) -> Result<(), Failure> {
+    let written = |path: &Path, page: String| {
+        fs::write(path, page).map_err(|source| genai_validate::Error::Io { path: path.to_path_buf(), source })
+    };
+    if let Some(path) = &args.junit {
+        written(path, junit(&report))?;
+    }
+    if let Some(path) = &args.html {
+        written(path, html(&report))?;
+    }
+    if args.certify {
+        judge::certify(&args.package, &report)?;
+    }
+    let continuation = continuation.map(|(prompt, text)| Continuation { prompt, text });
+    if args.github {
+        summarize(&report)?;
+    } else if !args.json {
+        let greedy = continuation.as_ref().map(|found| format!("\ngreedy: {}{}\n", found.prompt, found.text));
+        print(&format!("{}{}", text(&report), greedy.unwrap_or_default()))?;
+    }
+    let parity = report.measured.parity.as_ref();
+    let result = ValidateReport { parity, continuation, report: &report };
+    let Some(failure) = failure(&report) else {
+        return if args.json { print_json(&result) } else { Ok(()) };
+    };
+    Err(failure.with_report(json!(result).as_object().cloned().unwrap_or_default()))
+}
+
+/// Wrong is worse than not looked at; neither is a pass.
+fn failure(report: &Report) -> Option<Failure> {
+    if report.verdict == Verdict::Fail {
+        return Some(Failure::new(code::VALIDATION_FAILED, "validation failed"));
+    }
+    let left_out = report.stages.iter().find_map(|stage| match &stage.outcome {
+        Outcome::NotRun { why } => Some((stage.stage, why)),
+        Outcome::Judged { .. } => None,
+    });
+    left_out.map(|(stage, why)| Failure::new(code::COULD_NOT_RUN, format!("could not validate: {stage}: {why}")))
+}
+
+/// What GitHub shows: annotations on stdout, a summary in the file that it names.
+fn summarize(report: &Report) -> Result<(), Failure> {
+    print(&annotations(report))?;
+    let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").map(PathBuf::from) else {
+        return print(&github(report));
+    };
+    let mut file = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(&path)
+        .map_err(|source| genai_validate::Error::Io { path: path.clone(), source })?;
+    Ok(file.write_all(github(report).as_bytes()).map_err(|source| genai_validate::Error::Io { path, source })?)
+}
+
+/// Texts of files, called as the files; the tool's own where there are none.
+fn texts(files: &[PathBuf]) -> Result<Vec<Text>, Failure> {
+    if files.is_empty() {
+        return Ok(judge::own_texts());
+    }
+    let read = |path: &PathBuf| {
+        let text =
+            fs::read_to_string(path).map_err(|source| genai_validate::Error::Io { path: path.clone(), source })?;
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        Ok(Text { name, text })
+    };
+    files.iter().map(read).collect()
 }
 
 /// What a package is made from.
@@ -76,8 +219,19 @@ pub(crate) struct Subject<'a> {
     pub(crate) adaptation: Adaptation,
 }
 
-/// Compares a package with recorded logits, or with the f32 interpreter where there are none, and has it continue a
-/// text. Where adapters can be swapped, the package is compared without any and then with each.
+impl<'a> Subject<'a> {
+    fn origin(self) -> Origin<'a> {
+        let all = self.checkpoint.adapters();
+        let adapters = match self.adaptation {
+            Adaptation::BakedIn => judge::Adapters { baked_in: all.first(), swappable: &[] },
+            Adaptation::Swappable => judge::Adapters { baked_in: None, swappable: all },
+        };
+        Origin { checkpoint: self.checkpoint, spec: self.spec, adapters }
+    }
+}
+
+/// Compares a package that was just built with recorded logits, or with the f32 interpreter where there are none, and has
+/// it continue a text.
 pub(crate) fn check(
     package: &Path,
     subject: &Subject,
@@ -87,113 +241,60 @@ pub(crate) fn check(
     let package = Config::open(package)?;
     let tokenizer = Tokenizer::load(&package.folder)?;
     let model = load(&package, runtime)?;
-    let cut = first_layers(subject.spec, package.decoder.num_hidden_layers);
-    let subject = &Subject { spec: cut.as_ref().unwrap_or(subject.spec), ..*subject };
-    let adapters = subject.checkpoint.adapters();
-    let baked_in = adapters.first().filter(|_| subject.adaptation == Adaptation::BakedIn);
-    let reference = reference(subject, (baked_in, None), &tokenizer, &model)?;
-    let mode = CacheMode::plainest(&model);
-    let mut prompts = compare_prompts(&model, &reference, mode, None)?;
-    let mut name = reference.name;
-    for adapter in adapters.iter().filter(|_| subject.adaptation == Adaptation::Swappable) {
-        let file = Adapter::load(&package.folder.join(format!("{}.onnx_adapter", adapter.name())))?;
-        let reference = self::reference(subject, (Some(adapter), Some(&file)), &tokenizer, &model)?;
-        let with = compare_prompts(&model, &reference, mode, Some(&file))?;
-        let called =
-            |prompt: PromptParity| PromptParity { name: format!("{}/{}", adapter.name(), prompt.name), ..prompt };
-        prompts.extend(with.into_iter().map(called));
-        name = format!("{name}; with {}: {}", adapter.name(), reference.name);
-    }
-    let precision = coarser(precision, model.cache_precision());
-    let parity = ParityReport::new(precision, subject.spec.num_parameters(), name, prompts)?;
-
-    let (prompt, steps) = CONTINUED;
-    let ids = tokenizer.encode(prompt, SpecialTokens::Added)?;
-    let options = GenerateOptions {
-        sequence: SequenceOptions {
-            max_length: (ids.len() + steps).min(model.context_length()),
-            cache: CacheMode::of(&model),
-            adapter: None,
-        },
-        eos_token_ids: &package.eos_token_ids,
-        sampling: SamplingOptions::GREEDY,
-    };
-    let generation = generate(&model, &tokenizer, &ids, options, &mut |_| {})?;
-    Ok((parity, Continuation { prompt: prompt.to_owned(), text: generation.text }))
+    let cut = judge::first_layers(subject.spec, package.decoder.num_hidden_layers);
+    let origin = Subject { spec: cut.as_ref().unwrap_or(subject.spec), ..*subject }.origin();
+    let texts = judge::own_texts();
+    let parity = judge::parity_with_origin(&package, &model, &origin, precision, &texts)?;
+    let (prompt, text) = judge::continue_text(&package, &tokenizer, &model)?;
+    Ok((parity, Continuation { prompt, text }))
 }
 
-/// The model with as many layers as `caches` belong to, counted from the first; `None` where it has no more.
-fn first_layers(spec: &DecoderSpec, caches: usize) -> Option<DecoderSpec> {
-    let mut own = spec.layers.iter().enumerate().filter(|(_, layer)| {
-        let Mixer::Attention(attention) = &layer.mixer;
-        attention.key_value.is_own()
-    });
-    let (first_left_out, _) = own.nth(caches)?;
-    let mut cut = spec.clone();
-    cut.layers.truncate(first_left_out);
-    Some(cut)
+/// Whichever ONNX Runtime is found, or fetched.
+pub(crate) fn runtime(args: &RuntimeArgs) -> Result<Runtime, Failure> {
+    let network = if args.offline { Network::Offline } else { Network::Allowed };
+    Ok(find_or_install(args.ort_lib.as_deref(), network, &mut note)?)
 }
 
 /// Loads a package on whichever ONNX Runtime is found, or fetched.
 pub(crate) fn load(package: &Config, args: &RuntimeArgs) -> Result<Arc<Model>, Failure> {
-    let network = if args.offline { Network::Offline } else { Network::Allowed };
-    let runtime = find_or_install(args.ort_lib.as_deref(), network, &mut note)?;
+    let runtime = runtime(args)?;
     Ok(Arc::new(Model::load(package, &runtime, LoadOptions::default())?))
 }
 
-/// What the package is to compute with this adapter, or with none: logits that were recorded of the two, or else those
-/// of the f32 interpreter. `file` is what of the adapter the package has beside it.
-fn reference(
-    subject: &Subject,
-    (adapter, file): (Option<&genai_checkpoint::Adapter>, Option<&Adapter>),
-    tokenizer: &Tokenizer,
-    model: &Arc<Model>,
-) -> Result<Reference, Failure> {
-    let recorded = match adapter {
-        Some(adapter) => adapter.file_path(RECORDED),
-        None => subject.checkpoint.file_path(RECORDED),
-    };
-    let (layers, all) = (
-        subject.spec.layers.len(),
-        describe(&ModelConfig::from_json(subject.checkpoint.config().clone())?)?.layers.len(),
-    );
-    let why = match recorded {
-        Some(path) if layers == all => {
-            return Ok(Reference { name: format!("recorded logits ({RECORDED})"), ..Reference::read(&path)? });
-        }
-        Some(_) => format!("the package has the first {layers} of {all} layers"),
-        None => "no recorded logits beside the checkpoint".to_owned(),
-    };
-    note(&format!("{why}: comparing with the f32 interpreter"));
-    interpreted(subject, (adapter, file), tokenizer, model)
-}
-
-fn interpreted(
-    subject: &Subject,
-    (adapter, file): (Option<&genai_checkpoint::Adapter>, Option<&Adapter>),
-    tokenizer: &Tokenizer,
-    model: &Arc<Model>,
-) -> Result<Reference, Failure> {
-    let Subject { spec, checkpoint, .. } = *subject;
-    let mut continued = Vec::new();
-    for (name, text) in TEXTS {
-        let mut prompt = tokenizer.encode(text, SpecialTokens::Added)?;
-        prompt.truncate(model.context_length().saturating_sub(GREEDY_STEPS));
-        if !prompt.is_empty() {
-            let mode = CacheMode::plainest(model);
-            let continuation = continue_greedily(model, &prompt, GREEDY_STEPS, mode, file)?;
-            continued.push(Continued { name: name.to_owned(), prompt, continuation });
+impl From<LevelArg> for Level {
+    fn from(level: LevelArg) -> Self {
+        match level {
+            LevelArg::Structure => Self::Structure,
+            LevelArg::Load => Self::Load,
+            LevelArg::Consistency => Self::Consistency,
+            LevelArg::Logits => Self::Logits,
+            LevelArg::Layers => Self::Layers,
+            LevelArg::Generation => Self::Generation,
+            LevelArg::Bench => Self::Bench,
         }
     }
-    Ok(Reference::interpret(spec, checkpoint, adapter, &continued)?)
 }
 
-/// Of weights and cache that which loses more.
-fn coarser(weights: Precision, cache: Option<Precision>) -> Precision {
-    match (weights, cache) {
-        (Precision::Int4, _) | (_, Some(Precision::Int4)) => Precision::Int4,
-        (_, Some(cache)) => cache,
-        (weights, None) => weights,
+impl From<ProviderArg> for Provider {
+    fn from(provider: ProviderArg) -> Self {
+        match provider {
+            ProviderArg::Cpu => Self::Cpu,
+            ProviderArg::Cuda => Self::Cuda,
+            ProviderArg::Webgpu => Self::WebGpu,
+        }
+    }
+}
+
+impl From<ToleranceArg> for Option<Precision> {
+    fn from(precision: ToleranceArg) -> Self {
+        match precision {
+            ToleranceArg::Auto => None,
+            ToleranceArg::Fp32 => Some(Precision::Fp32),
+            ToleranceArg::Fp16 => Some(Precision::Fp16),
+            ToleranceArg::Bf16 => Some(Precision::Bf16),
+            ToleranceArg::Int8 => Some(Precision::Int8),
+            ToleranceArg::Int4 => Some(Precision::Int4),
+        }
     }
 }
 

@@ -15,8 +15,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{Error, Result};
 
-const SUMS: &str = "SHA256SUMS";
-const MANIFEST: &str = "genai-build.json";
+pub(crate) const SUMS: &str = "SHA256SUMS";
+pub(crate) const MANIFEST: &str = "genai-build.json";
 
 /// Neither file comes near this.
 const LARGEST: u64 = 64 << 20;

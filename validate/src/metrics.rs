@@ -118,6 +118,19 @@ pub fn compare(reference: &Matrix, test: &Matrix) -> Result<LogitMetrics> {
     Ok(metrics)
 }
 
+/// KL divergence of the test's prediction at each position from the reference's, in nats; NaN where the test's logits
+/// are not finite. Of the positions that both have.
+pub fn kl_along(reference: &Matrix, test: &Matrix) -> Vec<f64> {
+    let rows = |matrix: &Matrix| matrix.rows();
+    (0..rows(reference).min(rows(test)))
+        .map(|position| {
+            let (reference, test) = (reference.row(position), test.row(position));
+            let finite = reference.len() == test.len() && test.iter().all(|value| value.is_finite());
+            if finite { kl_divergence(reference, test) } else { f64::NAN }
+        })
+        .collect()
+}
+
 /// Compares greedy continuations of one prompt.
 ///
 /// `step_logits` is `[test.len(), V]`: row `i` is what the test chose `test[i]` from.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::metrics::{compare, greedy_match};
+use crate::metrics::{compare, greedy_match, kl_along};
 use crate::{
     Adapter, CacheMode, Error, Matrix, Model, PromptParity, PromptReference, Reference, Result, Sequence,
     SequenceOptions, sampling,
@@ -20,7 +20,17 @@ pub fn compare_prompts(
     cache: CacheMode,
     adapter: Option<&Adapter>,
 ) -> Result<Vec<PromptParity>> {
-    reference.prompts.iter().map(|prompt| compare_prompt(model, prompt, cache, adapter)).collect()
+    let compared = reference.prompts.iter().map(|prompt| compare_prompt(model, prompt, cache, adapter));
+    compared.map(|compared| compared.map(|compared| compared.parity)).collect()
+}
+
+/// A prompt, compared, with what the figures were made from.
+pub(crate) struct Compared {
+    pub(crate) parity: PromptParity,
+    /// Of each position that the package gives logits of.
+    pub(crate) kl: Vec<f64>,
+    /// What the package puts behind the prompt.
+    pub(crate) chosen: Vec<u32>,
 }
 
 /// The `steps` tokens that greedy search puts behind a prompt, or fewer where the logits stop being numbers.
@@ -41,12 +51,13 @@ pub fn continue_greedily(
     Ok(chosen)
 }
 
-fn compare_prompt(
+/// One prompt of [`compare_prompts`].
+pub(crate) fn compare_prompt(
     model: &Arc<Model>,
     prompt: &PromptReference,
     cache: CacheMode,
     adapter: Option<&Adapter>,
-) -> Result<PromptParity> {
+) -> Result<Compared> {
     let length = prompt.input_ids.len() + prompt.greedy.len();
     if length > model.context_length() {
         let expected = format!("at most the context length {}", model.context_length());
@@ -62,7 +73,8 @@ fn compare_prompt(
     let metrics = compare(&expected, &logits)?;
     let (chosen, steps) = search_greedily(&mut sequence, &logits, prompt.greedy.len())?;
     let greedy = if prompt.greedy.is_empty() { None } else { Some(greedy_match(&prompt.greedy, &chosen, &steps)?) };
-    Ok(PromptParity { name: prompt.name.clone(), logits: metrics, greedy })
+    let parity = PromptParity { name: prompt.name.clone(), logits: metrics, greedy };
+    Ok(Compared { parity, kl: kl_along(&expected, &logits), chosen })
 }
 
 /// At most `steps` tokens chosen greedily from the last of `logits` on, with the logits `[tokens, vocab_size]` that each

@@ -122,7 +122,7 @@ impl Reference {
         Self { name: "f32 interpreter".to_owned(), prompts: prompts.collect::<Result<_>>()? }.checked()
     }
 
-    fn checked(self) -> Result<Self> {
+    pub(crate) fn checked(self) -> Result<Self> {
         let Some(first) = self.prompts.first() else {
             return Err(Error::reference(self.name, "has no prompt; expected arrays named NAME.input_ids"));
         };

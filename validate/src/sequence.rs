@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ort::session::RunOptions;
 
-use crate::model::{CachedTensor, Lanes, Model, Wanted};
+use crate::model::{CachedTensor, Lanes, Model, Tensor, Wanted};
 use crate::{Adapter, Error, Matrix, Result};
 
 /// How keys and values are carried from step to step. A right package gives the same numbers in both, which is worth
@@ -135,6 +135,30 @@ impl Sequence {
         };
         let slots = self.model.wiring.slots.iter().zip(past);
         slots.map(|(slot, cache)| slot.values(cache)).collect()
+    }
+
+    /// The cache by the names of the graph's inputs, as it is in memory but for what is not in use.
+    ///
+    /// # Errors
+    /// [`Error::Execution`] for a cache that is not in the CPU's memory.
+    pub(crate) fn saved(&self) -> Result<Vec<(String, Tensor)>> {
+        self.lanes.saved(&self.model)
+    }
+
+    /// Puts `length` tokens into the cache as [`Self::saved`] gave them.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] for what does not fit. The sequence is then what it was.
+    pub(crate) fn restore(&mut self, length: usize, saved: &[(String, Tensor)]) -> Result<()> {
+        self.lanes.restore(&self.model, length, saved)
+    }
+
+    /// An output of the last run by its name in the graph.
+    ///
+    /// # Errors
+    /// [`Error::Argument`] where there is none of that name, or nothing ran.
+    pub fn output(&self, name: &str) -> Result<Tensor> {
+        self.lanes.output(&self.model, name)
     }
 
     /// Forgets all tokens.

@@ -9,8 +9,8 @@ use crate::graph::Node;
 use crate::report::Severity;
 
 /// Which input of an operator is what.
-struct Slots {
-    past: [usize; 2],
+pub(super) struct Slots {
+    pub(super) past: [usize; 2],
     tables: Option<[usize; 2]>,
     /// Norms of queries and keys.
     norms: Option<[usize; 2]>,
@@ -35,7 +35,13 @@ const FUSED: [&str; 3] = ["GroupQueryAttention", "MultiHeadAttention", "PagedAtt
 impl<'a> Examination<'a> {
     /// The operator that mixes positions, of which a product reads the output.
     pub(super) fn mixing_node(&self, input: &'a str) -> Option<&'a Node> {
-        let node = self.trail.maker(input)?;
+        let mut node = self.trail.maker(input)?;
+        // Heads that were filled up to a size that a kernel has are cut off again.
+        for _ in 0..4 {
+            if matches!(node.op_type.as_str(), "Slice" | "Split") {
+                node = self.trail.maker(node.input(0)?)?;
+            }
+        }
         let fused =
             FUSED.contains(&node.op_type.as_str()) || matches!(node.op_type.as_str(), "Attention" | "SparseAttention");
         let spelled = node.op_type == "MatMul" && node.output(0).is_some_and(|name| self.trail.product(name).is_none());
@@ -154,172 +160,6 @@ impl<'a> Examination<'a> {
         }
     }
 
-    /// The counts of tokens must come from the mask's values, not from its shape alone.
-    fn check_lengths(&mut self, name: &str, node: &'a Node, filled: usize, total: usize) {
-        let mask = self.names.attention_mask.clone();
-        if self.graph.input(&mask).is_none() {
-            return;
-        }
-        let at = node.label();
-        for (slot, what) in [(filled, "seqlens_k"), (total, "total_sequence_length")] {
-            let Some(value) = node.input(slot).filter(|value| self.first_time(format!("{what} {value}"))) else {
-                continue;
-            };
-            let message = || format!("{name}: {what} does not depend on `{mask}`: padding and past are not told apart");
-            if !self.expect(self.trail.depends(value, &mask), "attention-mask", at, message) || slot == total {
-                continue;
-            }
-            let summed =
-                self.reaches(value, "ReduceSum") || self.reaches(value, "CumSum") || self.reaches(value, "ReduceMax");
-            let message = || {
-                format!(
-                    "{name}: {what} is made of the shape of `{mask}` and not of its values, so the mask is ignored and padding is read as text"
-                )
-            };
-            if !self.expect(summed, "attention-mask", at, message) {
-                continue;
-            }
-            let made = self.trail.maker(value);
-            let offset = match made.map(|made| (made, made.op_type.as_str())) {
-                Some((made, "Sub")) => made.input(1).and_then(|name| self.trail.scalar(name)).map(|value| -value),
-                Some((made, "Add")) => made.input(1).and_then(|name| self.trail.scalar(name)),
-                Some((_, "ReduceSum")) => Some(0.0),
-                _ => None,
-            };
-            if let Some(offset) = offset {
-                let message = || {
-                    format!(
-                        "{name}: seqlens_k is the count of tokens {offset:+}, expected -1: positions and cache are off by {}",
-                        offset + 1.0
-                    )
-                };
-                self.expect(offset == -1.0, "position-ids", at, message);
-            }
-        }
-    }
-
-    fn reaches(&self, value: &'a str, op_type: &str) -> bool {
-        let (mut open, mut steps) = (vec![value], 0);
-        while let Some(name) = open.pop().filter(|_| steps < 256) {
-            steps += 1;
-            let Some(node) = self.graph.producer(name) else { continue };
-            if node.op_type == op_type {
-                return true;
-            }
-            open.extend(node.inputs.iter().map(String::as_str));
-        }
-        false
-    }
-
-    /// Positions must be the input as it is.
-    pub(super) fn check_positions(&mut self, name: &str, value: &'a str, at: &str) {
-        if !self.first_time(format!("positions {value}")) {
-            return;
-        }
-        let origin = self.trail.origin(value);
-        if origin == self.names.position_ids {
-            self.checks += 1;
-            return;
-        }
-        let Some(made) = self.graph.producer(origin) else { return };
-        let shift = match (made.op_type.as_str(), made.input(0), made.input(1)) {
-            ("Add", Some(a), Some(b)) => self.trail.scalar(b).or_else(|| self.trail.scalar(a)),
-            ("Sub", _, Some(b)) => self.trail.scalar(b).map(|shift| -shift),
-            _ => None,
-        };
-        if let Some(shift) = shift.filter(|_| self.trail.depends(origin, &self.names.position_ids)) {
-            let message = || {
-                format!(
-                    "{name}: positions are `{}` {shift:+}, expected them as they come: every token is off by {shift}",
-                    self.names.position_ids
-                )
-            };
-            let (holds, message) = (shift == 0.0, message());
-            self.expect(holds, "position-ids", at, || message);
-        }
-    }
-
-    /// The past that is read, and the present that is kept, are the layer's own.
-    fn check_caches(&mut self, index: usize, spec: &Attention, node: &'a Node) {
-        if !spec.key_value.is_own() {
-            return;
-        }
-        // Caches are counted by the layers that have one.
-        let layers = self.spec.layers.iter().take(index);
-        let number = layers
-            .filter(|layer| {
-                let genai_architectures::Mixer::Attention(attention) = &layer.mixer;
-                attention.key_value.is_own()
-            })
-            .count();
-        for (which, what) in [(0, "keys"), (1, "values")] {
-            let (Some(past), Some(present)) = (self.names.past.get(which), self.names.present.get(which)) else {
-                return;
-            };
-            let (past, present) = (past.name(number), present.name(number));
-            if self.graph.output(&present).is_none() || self.graph.input(&past).is_none() {
-                // The stage that reads the interface tells about these.
-                continue;
-            }
-            let slot = slots(node).and_then(|slots| slots.past.get(which).copied());
-            if let Some(slot) = slot {
-                let found = node.input(slot).map(|name| self.trail.origin(name));
-                let message = || match found {
-                    Some(found) => format!("layer {index}: reads `{found}` as the past {what}, expected `{past}`"),
-                    None => {
-                        format!("layer {index}: reads no past {what}, expected `{past}`: what came before is forgotten")
-                    }
-                };
-                self.expect(found == Some(past.as_str()), "kv-cache", node.label(), message);
-            }
-            self.check_present(index, what, &past, &present, node, slot.is_some().then_some(which + 1));
-        }
-    }
-
-    fn check_present(
-        &mut self,
-        index: usize,
-        what: &str,
-        past: &str,
-        present: &str,
-        node: &'a Node,
-        output: Option<usize>,
-    ) {
-        let Some(value) = self.graph.output(present).map(|value| value.name.as_str()) else { return };
-        let origin = self.trail.origin(value);
-        if self.graph.input(origin).is_some() {
-            let message = || {
-                format!(
-                    "layer {index}: `{present}` is `{origin}` as it came in: the {what} of new tokens are never kept (a stale cache)"
-                )
-            };
-            self.expect(false, "kv-cache", present, message);
-            return;
-        }
-        let Some(maker) = self.graph.producer(origin) else { return };
-        if let Some(output) = output {
-            let right = std::ptr::eq(maker, node) && node.output(output) == Some(origin);
-            let from = maker.outputs.iter().position(|name| name == origin).unwrap_or(0);
-            let message = || {
-                format!(
-                    "layer {index}: `{present}` is output {from} of `{}`, expected output {output} of `{}`, the {what} of its own \
-                     attention",
-                    maker.label(),
-                    node.label()
-                )
-            };
-            self.expect(right, "kv-cache", present, message);
-        } else if maker.op_type == "Concat" {
-            let first = maker.input(0).map(|name| self.trail.origin(name)).unwrap_or_default();
-            let message = || format!("layer {index}: `{present}` continues `{first}`, expected `{past}`");
-            self.expect(first == past, "kv-cache", present, message);
-            let used = node.inputs.iter().any(|input| self.trail.depends(input, origin));
-            let message =
-                || format!("layer {index}: attention does not read `{present}`, so what came before is forgotten");
-            self.expect(used, "kv-cache", node.label(), message);
-        }
-    }
-
     /// Which matrices make queries, keys and values.
     fn check_products(&mut self, index: usize, spec: &Attention, node: &'a Node, heads: [Option<&Heads<'a>>; 3]) {
         let packed = node.input(1).is_none() && slots(node).is_some();
@@ -330,9 +170,7 @@ impl<'a> Examination<'a> {
         let [query, key, value] = heads;
         let parts = if packed || one(query, key) && one(key, value) && matches!(spec.key_value, KeyValue::Own { .. }) {
             let shares = heads.map(|heads| heads.and_then(|heads| heads.share));
-            if let [Some((split, q)), Some((_, k)), Some((_, v))] =
-                shares.map(|share| share.map(|(node, part)| (node, part)))
-            {
+            if let [Some((split, q)), Some((_, k)), Some((_, v))] = shares {
                 let message = || {
                     format!(
                         "layer {index}: queries, keys and values are parts {q}, {k} and {v} of one product, expected 0, 1 and 2: they are swapped"
@@ -390,7 +228,7 @@ impl<'a> Examination<'a> {
             rotated = true;
             let at = rotary.label();
             let contrib = rotary.is_contrib();
-            let found = rotary.int(if contrib { "interleaved" } else { "interleaved" }).unwrap_or(0);
+            let found = rotary.int("interleaved").unwrap_or(0);
             self.check_layout(name, found, interleaved, at);
             let [positions, cos, sin] = if contrib { [1, 2, 3] } else { [3, 1, 2] }.map(|slot| rotary.input(slot));
             if let Some(positions) = positions {
@@ -501,7 +339,7 @@ impl<'a> Examination<'a> {
     }
 }
 
-fn slots(node: &Node) -> Option<Slots> {
+pub(super) fn slots(node: &Node) -> Option<Slots> {
     match node.op_type.as_str() {
         "GroupQueryAttention" => Some(Slots {
             past: [3, 4],

@@ -30,7 +30,8 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// By the bits of a number. Figures: see the test `limits_hold_for_every_scheme`.
+    /// By the bits of a number: about twice what packages of every scheme show (`packages_of_every_scheme_pass` among the
+    /// tests of the workspace), of which the worst are 0.113 for four bits and 0.0056 for eight.
     pub(super) fn of(weight: &Weight) -> Self {
         let codes = weight.scales.is_some();
         let (relative, block_rms, block_max, block_mean) = match (weight.bits, codes) {
@@ -66,18 +67,20 @@ impl<'a> Examination<'a> {
     pub(super) fn compare_matrices(&mut self) -> Vec<Module> {
         self.assign_by_name();
         let parts: BTreeMap<usize, Part> = self.parts.clone();
-        let mut modules = Vec::new();
+        let (mut modules, mut unknown) = (Vec::new(), Vec::new());
         for (index, weight) in self.matrices.iter().enumerate() {
             match parts.get(&index) {
                 Some(part) => modules.extend(self.compare_matrix(weight, *part)),
-                None => {
-                    let message = format!(
-                        "nothing is known about what its matrix of {} rows is for; it is not compared",
-                        weight.n
-                    );
-                    self.tell(Severity::Info, "not-recognised", &weight.node, message);
-                }
+                None if self.tables.iter().any(|(cos, sin, _)| *cos == weight.tensor || *sin == weight.tensor) => {}
+                None => unknown.push(weight.node.as_str()),
             }
+        }
+        if let Some(first) = unknown.first() {
+            let message = format!(
+                "what {} matrices are for is not known here, this one first; they are not compared",
+                unknown.len()
+            );
+            self.tell(Severity::Info, "not-recognised", first, message);
         }
         modules
     }
@@ -182,27 +185,23 @@ impl<'a> Examination<'a> {
             return;
         }
         let cause = self.suspect(weight, tensor, tally);
-        let about = format!(
-            "`{path}` ({stored}) is off by {relative:.2e} of its size, at most {:.0e} is rounding",
-            limits.relative
-        );
+        let figures = format!("error {relative:.2e} of its size, rounding explains {:.0e}", limits.relative);
         match cause {
             Some(cause) => {
-                self.expect(false, "weights", &weight.node, || format!("{about}: {cause}"));
+                let message = || format!("`{path}` ({stored}): {cause} ({figures})");
+                self.expect(false, "weights", &weight.node, message);
             }
             None if tally.bad_blocks == 0 && relative <= 2.0 * limits.relative => {
                 self.checks += 1;
-                self.tell(
-                    Severity::Doubt,
-                    "weights",
-                    &weight.node,
-                    format!("{about}: it is rounded more coarsely than others of its kind"),
-                );
+                let message =
+                    format!("`{path}` ({stored}) is rounded more coarsely than others of its kind ({figures})");
+                self.tell(Severity::Doubt, "weights", &weight.node, message);
             }
             None => {
-                self.expect(false, "weights", &weight.node, || {
-                    format!("{about}: all of it is noise, unlike any tensor of the checkpoint")
-                });
+                let message = || {
+                    format!("`{path}` ({stored}): all of it is noise, unlike any tensor of the checkpoint ({figures})")
+                };
+                self.expect(false, "weights", &weight.node, message);
             }
         }
     }
@@ -298,7 +297,8 @@ fn part_by_name(node: &str) -> Option<Part> {
             () => None,
         };
     };
-    const NAMES: [(&[&str], fn(usize) -> Part); 9] = [
+    type Named = (&'static [&'static str], fn(usize) -> Part);
+    const NAMES: [Named; 9] = [
         (&["qkv_proj", "query_key_value", "Wqkv"], Part::Qkv),
         (&["q_proj"], Part::Query),
         (&["k_proj"], Part::Key),

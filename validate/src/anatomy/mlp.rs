@@ -108,14 +108,6 @@ impl<'a> Examination<'a> {
         self.check_read(product.input, pre, stream, name, label);
     }
 
-    /// The products behind an inner value, to tell what an MLP reads.
-    pub(super) fn gates(&self, inner: &'a str) -> Vec<Product<'a>> {
-        if let Some((bent, other)) = self.gate(inner) {
-            return [bent.1, other].into_iter().filter_map(|name| self.trail.product(name)).collect();
-        }
-        self.curve(inner).and_then(|(_, inner, _)| self.trail.product(inner)).into_iter().collect()
-    }
-
     /// `curve(gate) * up`: the curve with its argument and node, and the other factor.
     #[allow(clippy::type_complexity)] // Two values, of which one is a curve with its parts.
     fn gate(&self, inner: &'a str) -> Option<((Curve, &'a str, &'a Node), &'a str)> {
@@ -143,6 +135,12 @@ impl<'a> Examination<'a> {
 
     /// The curve that a value is, and of what.
     fn curve(&self, name: &'a str) -> Option<(Curve, &'a str, &'a Node)> {
+        self.curve_within(name, 3)
+    }
+
+    /// The same, where curves may be made of as many others.
+    fn curve_within(&self, name: &'a str, depth: usize) -> Option<(Curve, &'a str, &'a Node)> {
+        let depth = depth.checked_sub(1)?;
         let node = self.trail.maker(name)?;
         let input = node.input(0)?;
         let curve = match node.op_type.as_str() {
@@ -155,7 +153,7 @@ impl<'a> Examination<'a> {
             "Gelu" => Curve::Gelu,
             "FastGelu" => Curve::GeluTanh,
             "Relu" => Curve::Relu,
-            "Pow" => match self.curve(input)? {
+            "Pow" => match self.curve_within(input, depth)? {
                 (Curve::Relu, inner, _) if self.trail.scalar(node.input(1)?) == Some(2.0) => {
                     return Some((Curve::ReluSquared, inner, node));
                 }
@@ -165,7 +163,7 @@ impl<'a> Examination<'a> {
                 let (a, b) = (input, node.input(1)?);
                 let same = |x: &'a str, y: &'a str| self.trail.origin(x) == self.trail.origin(y);
                 if same(a, b) {
-                    let (curve, inner, _) = self.curve(a)?;
+                    let (curve, inner, _) = self.curve_within(a, depth)?;
                     return (curve == Curve::Relu).then_some((Curve::ReluSquared, inner, node));
                 }
                 for (x, bent) in [(a, b), (b, a)] {
@@ -197,7 +195,9 @@ impl<'a> Examination<'a> {
     fn spelled_gelu(&self, name: &'a str, node: &'a Node) -> Option<(Curve, &'a str, &'a Node)> {
         let (mut open, mut curve) = (vec![(name, 0)], None);
         let mut argument = None;
-        while let Some((name, depth)) = open.pop() {
+        let mut steps = 0;
+        while let Some((name, depth)) = open.pop().filter(|_| steps < 256) {
+            steps += 1;
             if self.trail.product(name).is_some() {
                 // Everything must be made of one product.
                 if argument.is_some_and(|known| known != self.trail.origin(name)) {

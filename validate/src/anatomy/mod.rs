@@ -23,6 +23,7 @@
 )]
 
 mod attention;
+mod caches;
 mod expected;
 mod matrices;
 mod mlp;
@@ -57,6 +58,7 @@ pub fn check(folder: &Path, spec: &DecoderSpec, checkpoint: &Checkpoint) -> (Sta
             let mut examination = Examination::new(&graph, &matrices, names, spec, checkpoint);
             examination.walk();
             let modules = examination.compare_matrices();
+            examination.tell_rounded();
             (StageReport::judged(Stage::Anatomy, examination.checks, examination.findings), modules)
         }
         Err(error) => (StageReport::not_run(Stage::Anatomy, error.to_string()), Vec::new()),
@@ -85,6 +87,8 @@ struct Examination<'a> {
     parts: BTreeMap<usize, Part>,
     /// Rotary tables that were compared already: cosines, sines and the rope.
     tables: Vec<(String, String, usize)>,
+    /// Vectors that are less exact than they could be, and how.
+    rounded: Vec<(String, String)>,
     /// Values that give the lengths and positions, which all layers share and one tells about.
     told: Vec<String>,
     findings: Vec<Finding>,
@@ -124,6 +128,7 @@ impl<'a> Examination<'a> {
             weights,
             parts: BTreeMap::new(),
             tables: Vec::new(),
+            rounded: Vec::new(),
             told: Vec::new(),
             findings: Vec::new(),
             checks: 0,
@@ -141,6 +146,16 @@ impl<'a> Examination<'a> {
 
     fn tell(&mut self, severity: Severity, check: &'static str, at: &str, message: impl Into<String>) {
         self.findings.push(Finding::new(severity, check, at, message));
+    }
+
+    /// One mistake of an exporter concerns many vectors, and is told once.
+    fn tell_rounded(&mut self) {
+        let count = self.rounded.len();
+        let Some((tensor, message)) = self.rounded.pop() else { return };
+        let more = if count > 1 { format!(" (as {} others are)", count - 1) } else { String::new() };
+        let hint = "a bf16 weight was changed before it was widened: add the 1 of such norms in f32";
+        let finding = Finding::new(Severity::Warning, "norm", tensor, format!("{message}{more}"));
+        self.findings.push(finding.with_hint(hint));
     }
 
     /// Counts a check of two numbers that should be the same up to f32.

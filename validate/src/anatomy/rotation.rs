@@ -164,7 +164,10 @@ impl<'a> Examination<'a> {
                     let (cosine, sine, angle) = turn(position, *frequency, factor);
                     // Angles are rounded to f32, in whatever order they are computed.
                     let limit = (grain + 4e-7 * angle) * factor.max(1.0);
-                    let wrong = |found: f32, expected: f32| !((found - expected).abs() <= limit);
+                    let wrong = |found: f32, expected: f32| {
+                        let error = (found - expected).abs();
+                        error.is_nan() || error > limit
+                    };
                     if wrong(*c, cosine) || wrong(*s, sine) {
                         let here = format!(
                             "`{cos}` and `{sin}` hold ({c}, {s}) in row {row}, pair {pair}, expected ({cosine}, {sine})"

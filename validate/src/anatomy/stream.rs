@@ -48,10 +48,13 @@ impl<'a> Examination<'a> {
             );
             return None;
         };
-        let (mut at, mut cap, mut factor) = (logits, None, 1.0);
+        let (mut at, mut cap, mut factor, mut steps) = (logits, None, 1.0, 0);
         let product = loop {
-            if let Some(product) = self.trail.product(at) {
-                break product;
+            steps += 1;
+            match self.trail.product(at) {
+                Some(product) => break product,
+                None if steps > 32 => return None,
+                None => {}
             }
             let node = self.trail.maker(at)?;
             match node.op_type.as_str() {
@@ -99,10 +102,10 @@ impl<'a> Examination<'a> {
         self.assign(product.matrix, Part::Head);
         self.check_bias(&product, Part::Head, product.node.label());
         let mut normed = product.input;
-        while let Some(node) =
-            self.trail.maker(normed).filter(|node| matches!(node.op_type.as_str(), "Gather" | "Slice"))
-        {
-            normed = node.input(0)?;
+        // Of the last token alone.
+        for _ in 0..4 {
+            let picks = self.trail.maker(normed).filter(|node| matches!(node.op_type.as_str(), "Gather" | "Slice"));
+            normed = picks.and_then(|node| node.input(0)).unwrap_or(normed);
         }
         let Some(norm) = self.trail.norm(normed) else {
             let message = || "the head reads what is not normed, expected the final norm".to_owned();
@@ -159,7 +162,8 @@ impl<'a> Examination<'a> {
                         )
                     };
                     self.expect(false, "residual", norm.node.label(), message);
-                    return self.split(norm.input, wanted, layer);
+                    let behind = matches!(norm.input, Point::Sum { .. });
+                    return if behind { self.split(norm.input, wanted, layer) } else { None };
                 }
                 if let Some(branch) = self.trail.branch(name) {
                     let label = branch.product.node.label();
@@ -196,38 +200,28 @@ impl<'a> Examination<'a> {
     }
 
     /// `x + mixer + mlp`, in whatever order it is added up.
-    fn parallel(&mut self, at: Point<'a>) -> Option<(Point<'a>, Branch<'a>, Branch<'a>)> {
-        let (mut stream, mut branches, mut open) = (None, Vec::new(), vec![at]);
-        while let Some(point) = open.pop() {
-            let Point::Sum { terms, .. } = point else {
-                stream = Some(point);
-                continue;
+    fn parallel(&self, at: Point<'a>) -> Option<(Point<'a>, Branch<'a>, Branch<'a>)> {
+        let Point::Sum { terms: [a, b], .. } = at else { return None };
+        let ordered = |one: Branch<'a>, other: Branch<'a>| match (self.kind(&one), self.kind(&other)) {
+            (Kind::Mixer, Kind::Mlp) => Some((one, other)),
+            (Kind::Mlp, Kind::Mixer) => Some((other, one)),
+            _ => None,
+        };
+        for (one, other) in [(a, b), (b, a)] {
+            let Point::Sum { terms: [c, d], .. } = self.trail.point(one) else { continue };
+            let pair = match (self.trail.branch(c), self.trail.branch(d), self.trail.branch(other)) {
+                // x + (mixer + mlp)
+                (Some(c), Some(d), None) => ordered(c, d).map(|pair| (other, pair)),
+                // (x + mixer) + mlp
+                (Some(inner), None, Some(outer)) => ordered(inner, outer).map(|pair| (d, pair)),
+                (None, Some(inner), Some(outer)) => ordered(inner, outer).map(|pair| (c, pair)),
+                _ => None,
             };
-            for term in terms {
-                match (self.trail.branch(term), self.trail.point(term)) {
-                    (Some(branch), _) => branches.push(branch),
-                    // The stream of the layer before is a sum too, but no more than two branches belong to this one.
-                    (None, sum @ Point::Sum { .. }) if branches.len() < 2 && !self.is_stream(sum, &branches) => {
-                        open.push(sum);
-                    }
-                    (None, point) => stream = Some(point),
-                }
+            if let Some((stream, (mixed, fed))) = pair {
+                return Some((self.trail.point(stream), mixed, fed));
             }
         }
-        let mixer = branches.iter().position(|branch| self.kind(branch) == Kind::Mixer)?;
-        let mixed = branches.swap_remove(mixer);
-        let fed = branches.pop().filter(|branch| branches.is_empty() && self.kind(branch) == Kind::Mlp)?;
-        Some((stream?, mixed, fed))
-    }
-
-    /// Whether a sum is what the modules of these branches read: then it is the stream before them.
-    fn is_stream(&self, sum: Point<'a>, branches: &[Branch<'a>]) -> bool {
-        let Some(mlp) = branches.iter().find(|branch| self.kind(branch) == Kind::Mlp) else {
-            return branches.len() >= 2;
-        };
-        let gates = self.gates(mlp.product.input);
-        let read = gates.first().and_then(|product| self.trail.norm(product.input));
-        read.is_some_and(|norm| norm.input.is(&sum))
+        None
     }
 
     fn kind(&self, branch: &Branch<'a>) -> Kind {

@@ -68,7 +68,7 @@ impl Outlier {
         let rms = (self.error / self.count.max(1) as f64).sqrt() as f32;
         // A block of zeros is stored exactly.
         let largest = self.largest.max(1e-30);
-        let over = |value: f32, limit: f32| !(value <= limit * largest);
+        let over = |value: f32, limit: f32| value.is_nan() || value > limit * largest;
         over(rms, limits.block_rms) || over(self.worst, limits.block_max) || over(self.mean.abs(), limits.block_mean)
     }
 
@@ -102,7 +102,7 @@ impl Examination<'_> {
     pub(super) fn suspect(&self, weight: &Weight, tensor: &Tensor<'_>, tally: &Tally) -> Option<String> {
         let most = tally.count.div_ceil(2);
         if tally.bad_rows >= most.max(2) {
-            let whole = self.whole(weight, tensor, &tally.samples);
+            let whole = self.whole(tensor, &tally.samples);
             if whole.is_some() {
                 return whole;
             }
@@ -132,7 +132,7 @@ impl Examination<'_> {
     }
 
     /// All rows are wrong: those of another tensor, or of this one in another order.
-    fn whole(&self, weight: &Weight, tensor: &Tensor<'_>, samples: &[Sample]) -> Option<String> {
+    fn whole(&self, tensor: &Tensor<'_>, samples: &[Sample]) -> Option<String> {
         let (rows, columns) = (tensor.rows(), tensor.columns());
         let all_like = |of: &dyn Fn(usize, &mut Vec<f32>) -> bool, sign: f32| {
             let mut other = Vec::new();
@@ -159,7 +159,7 @@ impl Examination<'_> {
         for other in others.iter().filter(|other| other.label() != label && other.rows() >= rows.min(other.rows())) {
             if all_like(&|row, out| read(other, row, out), 1.0) {
                 let whose = self.where_used(other, tensor);
-                return Some(format!("it holds `{}`{whose}: the two have changed places", other.label()));
+                return Some(format!("it holds `{}`{whose} in its place", other.label()));
             }
         }
         for (shift, words) in [(rows - 1, "one row late"), (1, "one row early")] {
@@ -188,11 +188,7 @@ impl Examination<'_> {
         if all_like(&neighbours, 1.0) {
             return Some("neighbouring columns have changed places: low and high codes of a byte".to_owned());
         }
-        self.relaid(tensor, samples).or_else(|| self.scattered(tensor, samples)).or_else(|| {
-            // Right but for a factor or a shift: blocks tell.
-            let _ = weight;
-            None
-        })
+        self.relaid(tensor, samples).or_else(|| self.scattered(tensor, samples))
     }
 
     /// Which part of the layer another tensor is, where it is of the same layer.

@@ -168,23 +168,27 @@ impl<'a> Trail<'a> {
 
     pub(super) fn product(&self, name: &'a str) -> Option<Product<'a>> {
         let name = self.origin(name);
-        let node = self.graph.producer(name)?;
-        if let Some(&matrix) = self.matrices.get(name) {
-            let bias = match node.op_type.as_str() {
-                "MatMulNBits" => node.input(5),
-                "Gemm" => node.input(2),
-                "MatMul" | "FusedMatMul" => None,
-                _ => return None,
-            };
-            return Some(Product { node, input: node.input(0)?, matrix, bias });
+        if let Some(product) = self.bare_product(name) {
+            return Some(product);
         }
-        if node.op_type != "Add" {
-            return None;
-        }
+        let node = self.graph.producer(name).filter(|node| node.op_type == "Add")?;
         let (a, b) = (node.input(0)?, node.input(1)?);
         let (inner, bias) = if self.is_constant(b) { (a, b) } else { (b, a) };
-        let product = self.product(inner).filter(|product| product.bias.is_none() && self.is_constant(bias))?;
-        Some(Product { bias: Some(self.origin(bias)), ..product })
+        let product = self.bare_product(self.origin(inner))?;
+        let free = product.bias.is_none() && self.is_constant(bias);
+        free.then(|| Product { bias: Some(self.origin(bias)), ..product })
+    }
+
+    fn bare_product(&self, name: &'a str) -> Option<Product<'a>> {
+        let node = self.graph.producer(name)?;
+        let matrix = *self.matrices.get(name)?;
+        let bias = match node.op_type.as_str() {
+            "MatMulNBits" => node.input(5),
+            "Gemm" => node.input(2),
+            "MatMul" | "FusedMatMul" => None,
+            _ => return None,
+        };
+        Some(Product { node, input: node.input(0)?, matrix, bias })
     }
 
     /// The matrix that rows are picked from by a node.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::llm::{Generate, Llm};
 use super::logprobs::TokenLogprobs;
 use super::response::{Completion, CompletionChoice, CompletionLogprobs, CompletionUsage, Heading, finish_word};
+use super::text;
 use super::turn::{Token, TurnOptions};
 use crate::{Error, Result, SpecialTokens, Tokenizer};
 
@@ -129,7 +130,7 @@ impl Llm {
         let mut offset = 0;
         for (&token, found) in tokens.iter().zip(found) {
             push(&mut logprobs, &tokenizer, token, found.as_ref(), offset);
-            offset += logprobs.tokens.last().map_or(0, String::len);
+            offset += text::width(&tokenizer, token, offset == 0);
         }
         Ok(logprobs)
     }
@@ -153,8 +154,9 @@ impl CompletionStream<'_> {
     fn token(&mut self, token: Token) -> Completion {
         let logprobs = token.logprobs.as_ref().map(|found| {
             let mut logprobs = CompletionLogprobs::default();
-            push(&mut logprobs, self.generate.llm().tokenizer(), token.id, Some(found), self.offset);
-            self.offset += logprobs.tokens.last().map_or(0, String::len);
+            let tokenizer = self.generate.llm().tokenizer();
+            push(&mut logprobs, tokenizer, token.id, Some(found), self.offset);
+            self.offset += text::width(tokenizer, token.id, false);
             logprobs
         });
         self.piece(token.text, logprobs)
@@ -223,7 +225,7 @@ fn push(
     found: Option<&TokenLogprobs>,
     offset: usize,
 ) {
-    let shown = |token: u32| super::text::shown(tokenizer, token);
+    let shown = |token: u32| text::shown(tokenizer, token);
     logprobs.tokens.push(shown(token));
     logprobs.token_logprobs.push(found.map(|found| found.logprob));
     // Of tokens that look alike the likeliest is shown.
@@ -243,4 +245,40 @@ fn extend(all: &mut CompletionLogprobs, more: &CompletionLogprobs) {
     all.token_logprobs.extend_from_slice(&more.token_logprobs);
     all.top_logprobs.extend_from_slice(&more.top_logprobs);
     all.text_offset.extend_from_slice(&more.text_offset);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer(special: [&str; 3]) -> Tokenizer {
+        let words = ["a", "b", "c"].into_iter().chain(special).zip(0..);
+        let vocab: serde_json::Map<String, serde_json::Value> =
+            words.map(|(word, id)| (word.to_owned(), id.into())).collect();
+        let added: Vec<serde_json::Value> = (3..)
+            .zip(special)
+            .map(|(id, content)| {
+                serde_json::json!({"id": id, "content": content, "single_word": false, "lstrip": false,
+                    "rstrip": false, "normalized": false, "special": true})
+            })
+            .collect();
+        let json = serde_json::json!({
+            "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
+            "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+            "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "a"}
+        });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("tokenizer.json"), json.to_string()).unwrap();
+        Tokenizer::load(folder.path()).unwrap()
+    }
+
+    #[test]
+    fn a_gap_is_written_in_the_words_of_the_vocabulary() {
+        for names in GAPS {
+            let found = around_a_gap(&tokenizer(*names), "b c", "c");
+            assert_eq!(found.unwrap(), [3, 1, 2, 4, 2, 5], "{names:?}");
+        }
+        let refused = around_a_gap(&tokenizer(["<x>", "<y>", "<z>"]), "b", "c").unwrap_err();
+        assert_eq!(refused.kind(), crate::ErrorKind::Unsupported);
+    }
 }

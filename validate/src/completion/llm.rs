@@ -1,26 +1,26 @@
 //! One model, one context: the surface of llama-cpp-python's `Llama`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use super::state::PrefixCache;
 use super::turn::{FinishReason, Token, Turn, TurnOptions};
 use crate::engine::common;
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{
-    Adapter, CacheMode, Config, Error, LoadOptions, Matrix, Model, Provider, Result, Runtime, Sequence,
-    SequenceOptions, SpecialTokens, Tokenizer,
+    Adapter, CacheMode, Config, Constraint, Error, GrammarCompiler, Guidance, LoadOptions, Matrix, Model, Result,
+    Runtime, Sequence, SequenceOptions, SpecialTokens, Tokenizer,
 };
 
 /// Prompt tokens of a run, as llama.cpp's `n_batch`: the logits of that many are in memory at once.
-const BATCH: usize = 512;
+pub(super) const BATCH: usize = 512;
 
 #[derive(Clone, Debug, Default)]
 pub struct LlmOptions {
     /// Tokens of the context; none takes 4096, or the context length of the model if that is less.
     pub n_ctx: Option<usize>,
-    pub provider: Provider,
-    /// As [`LoadOptions::threads`].
-    pub threads: Option<usize>,
+    /// Where and how fast it runs; none takes what the package asks for.
+    pub load: Option<LoadOptions>,
     /// None takes the mode in which the peer would run the package, growing with an adapter.
     pub cache: Option<CacheMode>,
     /// An `.onnx_adapter` file.
@@ -38,6 +38,12 @@ pub struct Llm {
     /// Behind the last of them; empty where they are not known.
     pub(super) logits: Vec<f32>,
     pub(super) sampler: Sampler,
+    pub(super) prefixes: Option<PrefixCache>,
+    pub(super) adapter: Option<PathBuf>,
+    /// Of the package, once it was asked for.
+    pub(super) fingerprint: OnceLock<String>,
+    /// Once a grammar was asked for.
+    compiler: OnceLock<GrammarCompiler>,
     n_ctx: usize,
     name: String,
 }
@@ -49,13 +55,13 @@ impl Llm {
     /// Those of [`Config::open`], [`Model::load`], [`Tokenizer::load`], [`Adapter::load`] and [`Sequence::new`].
     pub fn from_dir(folder: &Path, runtime: &Runtime, options: LlmOptions) -> Result<Self> {
         let config = Config::open(folder)?;
-        let load = LoadOptions { provider: options.provider, threads: options.threads, ..LoadOptions::default() };
+        let load = options.load.clone().map_or_else(|| LoadOptions::from_config(&config), Ok)?;
         let model = Arc::new(Model::load(&config, runtime, load)?);
         let tokenizer = Arc::new(Tokenizer::load(&config.tokenizer_folder)?);
         Self::new(config, model, tokenizer, options)
     }
 
-    /// The same of a model that is loaded already; provider and threads are its own.
+    /// The same of a model that is loaded already; [`LlmOptions::load`] is not looked at.
     ///
     /// # Errors
     /// Those of [`Adapter::load`] and [`Sequence::new`].
@@ -74,6 +80,10 @@ impl Llm {
             tokens: Vec::new(),
             logits: Vec::new(),
             sampler: Sampler::new(SamplingOptions::GREEDY)?,
+            prefixes: None,
+            adapter: options.adapter,
+            fingerprint: OnceLock::new(),
+            compiler: OnceLock::new(),
             n_ctx,
             name,
         })
@@ -150,7 +160,7 @@ impl Llm {
     /// Runs tokens behind those of the context.
     ///
     /// # Errors
-    /// As [`Sequence::append`]; what ran before the error stays.
+    /// As [`Sequence::append`]; what ran before the error stays, unless the cache keeps a window.
     pub fn eval(&mut self, tokens: &[u32]) -> Result<()> {
         self.eval_with(tokens, &mut |_| Ok(()))
     }
@@ -159,7 +169,13 @@ impl Llm {
     /// last row alone gives fewer.
     pub(super) fn eval_with(&mut self, tokens: &[u32], on_rows: &mut dyn FnMut(&Matrix) -> Result<()>) -> Result<()> {
         for batch in tokens.chunks(BATCH) {
-            let rows = self.sequence.append(batch)?;
+            let ran = self.sequence.append(batch);
+            if ran.is_err() {
+                // A cache that keeps a window does not survive it.
+                self.tokens.truncate(self.sequence.len());
+                self.logits.clear();
+            }
+            let rows = ran?;
             self.tokens.extend_from_slice(batch);
             self.logits.clear();
             self.logits.extend_from_slice(rows.row(rows.rows() - 1));
@@ -188,6 +204,21 @@ impl Llm {
         self.sampler.pick(&self.logits)
     }
 
+    /// What a text may be, for [`TurnOptions::constraint`].
+    ///
+    /// # Errors
+    /// Those of [`GrammarCompiler::new`] and [`GrammarCompiler::compile`].
+    pub fn constraint(&self, guidance: &Guidance) -> Result<Box<dyn Constraint>> {
+        let compiler = match self.compiler.get() {
+            Some(compiler) => compiler,
+            None => {
+                let made = GrammarCompiler::new(&self.tokenizer, self.n_vocab(), &self.config.eos_token_ids)?;
+                self.compiler.get_or_init(|| made)
+            }
+        };
+        Ok(Box::new(compiler.compile(guidance)?))
+    }
+
     /// The tokens that follow a prompt, up to an end token, a stop string or a length. What the prompt has in common with
     /// the context is not computed again.
     ///
@@ -210,6 +241,7 @@ impl Llm {
 
     /// Makes the context that of a prompt. Returns how many tokens it had already.
     pub(super) fn feed(&mut self, prompt: &[u32]) -> Result<usize> {
+        self.take_prefix(prompt)?;
         // The last token has to run, unless its logits are at hand.
         let known = common(&self.tokens, prompt);
         let whole = known == prompt.len() && known == self.tokens.len() && !self.logits.is_empty();
@@ -274,6 +306,9 @@ impl Generate<'_> {
         }
         let chosen = self.turn.choose(&self.llm.logits)?;
         self.finish = chosen.finish;
+        if self.finish.is_some() {
+            self.llm.keep_prefix()?;
+        }
         Ok(chosen.token)
     }
 }

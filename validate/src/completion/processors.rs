@@ -2,8 +2,9 @@
 //!
 //! Each changes the scores in place. A token that must not come gets minus infinity.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
+use crate::generator::penalise_repetition;
 use crate::{Error, LogitsProcessor, Result};
 
 /// Ends a text, such as llama-cpp-python's `StoppingCriteria`.
@@ -70,12 +71,7 @@ impl RepetitionPenalty {
 
 impl LogitsProcessor for RepetitionPenalty {
     fn process(&mut self, tokens: &[u32], scores: &mut [f32]) -> Result<()> {
-        let seen: BTreeSet<u32> = tokens.iter().copied().collect();
-        for token in seen {
-            if let Some(score) = scores.get_mut(token as usize) {
-                *score = if *score < 0.0 { *score * self.0 } else { *score / self.0 };
-            }
-        }
+        penalise_repetition(scores, tokens, self.0);
         Ok(())
     }
 }

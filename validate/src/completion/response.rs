@@ -189,6 +189,16 @@ impl Heading {
         let Self { id, created, model } = self.clone();
         Completion { id, object: "text_completion".to_owned(), created, model, choices: vec![choice], usage }
     }
+
+    pub(super) fn chat(&self, choice: ChatChoice, usage: CompletionUsage) -> ChatCompletion {
+        let Self { id, created, model } = self.clone();
+        ChatCompletion { id, object: "chat.completion".to_owned(), created, model, choices: vec![choice], usage }
+    }
+
+    pub(super) fn chunk(&self, choice: ChatChunkChoice, usage: Option<CompletionUsage>) -> ChatChunk {
+        let Self { id, created, model } = self.clone();
+        ChatChunk { id, object: "chat.completion.chunk".to_owned(), created, model, choices: vec![choice], usage }
+    }
 }
 
 /// In OpenAI's words.

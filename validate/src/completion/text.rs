@@ -57,3 +57,51 @@ pub(crate) fn shown(tokenizer: &Tokenizer, id: u32) -> String {
     let text = if inside.is_empty() { alone } else { inside.to_owned() };
     if text.is_empty() { tokenizer.token(id).unwrap_or_default() } else { text }
 }
+
+/// Bytes that a token takes in a text, at its beginning or within it. Special tokens take none.
+pub(crate) fn width(tokenizer: &Tokenizer, id: u32, first: bool) -> usize {
+    let alone = tokenizer.decode(&[id]).unwrap_or_default();
+    if first || alone.is_empty() { alone.len() } else { shown(tokenizer, id).len() }
+}
+
+/// The bytes of a token. Those of half a character are looked up in how vocabularies spell single bytes: `<0xE2>`, or one
+/// letter for each byte as GPT-2 has it.
+pub(crate) fn bytes(tokenizer: &Tokenizer, id: u32) -> Vec<u8> {
+    let shown = shown(tokenizer, id);
+    if !shown.contains(char::REPLACEMENT_CHARACTER) {
+        return shown.into_bytes();
+    }
+    let spelled = tokenizer.token(id).unwrap_or_default();
+    let number = spelled.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+    if let Some(byte) = number.and_then(|number| u8::from_str_radix(number, 16).ok()) {
+        return vec![byte];
+    }
+    let letters: Option<Vec<u8>> = spelled.chars().map(byte_of_letter).collect();
+    letters.unwrap_or_else(|| shown.into_bytes())
+}
+
+/// Printable characters of Latin-1 stand for themselves, the other bytes for the characters from 256 on in their order.
+fn byte_of_letter(letter: char) -> Option<u8> {
+    let stands_for_itself = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
+    match u32::from(letter).checked_sub(256) {
+        None => u8::try_from(letter).ok().filter(stands_for_itself),
+        Some(place) => (0..=u8::MAX).filter(|byte| !stands_for_itself(byte)).nth(place as usize),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_has_a_letter() {
+        let letters = (0u32..512).filter_map(char::from_u32);
+        let mut bytes: Vec<u8> = letters.filter_map(byte_of_letter).collect();
+        assert_eq!(
+            [byte_of_letter('Ġ'), byte_of_letter('Ċ'), byte_of_letter('â')],
+            [Some(b' '), Some(b'\n'), Some(0xe2)]
+        );
+        bytes.sort_unstable();
+        assert_eq!(bytes, (0..=255).collect::<Vec<u8>>());
+    }
+}

@@ -1,7 +1,7 @@
 //! From logits to tokens and text: one continuation of one context, whoever runs the model.
 //!
 //! ```text
-//!  logits ─► constraint (a grammar) ─► no end before min_tokens ─► repetition penalty
+//!  logits ─► constraint (a grammar) ─► no end before min_tokens ─► repetition penalty ─► n-grams
 //!         ─► logit_bias ─► frequency and presence penalty ─► processors of the caller
 //!         ─► typical_p ─► min_p ─► Sampler: top_k ─► temperature ─► top_p ─► draw
 //!         ─► end token? ─► text ─► stop strings ─► stopping criteria ─► lengths
@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::logprobs::TokenLogprobs;
 use super::processors::{FrequencyPenalty, LogitBias, MinP, RepetitionPenalty, StoppingCriterion, TypicalP};
 use super::text::GrowingText;
+use crate::generator::{forbid, forbid_repeated_ngrams};
 use crate::sampling::{Sampler, SamplingOptions};
 use crate::{Constraint, Error, LogitsProcessor, Result, StopStrings, Tokenizer};
 
@@ -34,6 +35,8 @@ pub struct TurnOptions {
     pub typical_p: f32,
     /// See [`RepetitionPenalty`]; 1 changes nothing.
     pub repetition_penalty: f32,
+    /// No tokens of that number come twice in the same order, in prompt and text; 0 allows all.
+    pub no_repeat_ngram_size: usize,
     /// See [`FrequencyPenalty`]; 0 changes nothing.
     pub frequency_penalty: f32,
     pub presence_penalty: f32,
@@ -59,6 +62,7 @@ impl Default for TurnOptions {
             min_p: 0.0,
             typical_p: 1.0,
             repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
             frequency_penalty: 0.0,
             presence_penalty: 0.0,
             logit_bias: BTreeMap::new(),
@@ -112,6 +116,7 @@ pub(crate) struct Turn {
     processors: Vec<Box<dyn LogitsProcessor>>,
     bias: LogitBias,
     repetition: RepetitionPenalty,
+    no_repeat_ngram_size: usize,
     frequency: FrequencyPenalty,
     typical_p: TypicalP,
     min_p: MinP,
@@ -146,6 +151,7 @@ impl Turn {
             processors: options.processors,
             bias: LogitBias::new(options.logit_bias, vocab_size)?,
             repetition: RepetitionPenalty::new(options.repetition_penalty)?,
+            no_repeat_ngram_size: options.no_repeat_ngram_size,
             frequency: FrequencyPenalty::new(options.frequency_penalty, options.presence_penalty)?,
             typical_p: TypicalP::new(options.typical_p)?,
             min_p: MinP::new(options.min_p)?,
@@ -244,6 +250,7 @@ impl Turn {
             forbid_end(&self.eos_token_ids, scores);
         }
         self.repetition.process(tokens, scores)?;
+        forbid_repeated_ngrams(scores, tokens, self.no_repeat_ngram_size);
         self.bias.process(tokens, scores)?;
         self.frequency.process(tokens, scores)?;
         for processor in &mut self.processors {
@@ -272,9 +279,5 @@ fn forbid_end(eos_token_ids: &[u32], scores: &mut [f32]) {
     if !scores.iter().enumerate().any(|(at, score)| *score > f32::MIN && !is_end(at)) {
         return;
     }
-    for &eos in eos_token_ids {
-        if let Some(score) = scores.get_mut(eos as usize) {
-            *score = f32::MIN;
-        }
-    }
+    forbid(scores, eos_token_ids);
 }

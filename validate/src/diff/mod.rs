@@ -60,14 +60,14 @@ impl Sameness {
         match self {
             Self::Identical => "identical",
             Self::OtherSpelling => "the same in other spelling",
-            Self::OtherQuantization => "the same model in other quantization",
+            Self::OtherQuantization => "the same model in other quantization or rounding",
             Self::Different => "different",
         }
     }
 }
 
 /// On both sides; `None` where one has nothing of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Pair<T> {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub a: Option<T>,
@@ -135,15 +135,10 @@ fn model(a: (&str, &Graph), b: (&str, &Graph), options: Options) -> Result<(Mode
     let ((a_name, a), (b_name, b)) = (a, b);
     let pairs = nodes::Pairs::of(a, b);
     let tensors = weights::Tensors::of(a, b, options.weights)?;
-    let structure = Structure::compare(a, b, &pairs, &tensors)?;
+    let weights = if options.weights { Some(Weights::compare(a, b, &pairs, &tensors)?) } else { None };
+    let structure = Structure::compare(a, b, &pairs, &tensors, weights.as_ref())?;
     let mut reasons = structure.reasons();
-    let weights = if options.weights {
-        let weights = Weights::compare(a, b, &pairs, &tensors)?;
-        reasons.extend(weights.reasons());
-        Some(weights)
-    } else {
-        None
-    };
+    reasons.extend(weights.iter().flat_map(Weights::reasons));
     let files = Pair { a: Some(a_name.to_owned()), b: Some(b_name.to_owned()) };
     Ok((ModelDifference { files, structure, weights }, reasons))
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 
 use super::nodes::{Pairs, operator, role};
-use super::weights::Tensors;
+use super::weights::{Tensors, Weights};
 use super::{Pair, Reason, Sameness};
 use crate::Result;
 use crate::graph::{Attribute, Dimension, ElementType, Graph, Node, Value};
@@ -15,11 +15,6 @@ pub(super) const MOST_VALUES: u64 = 64;
 
 /// How numbers are stored and rounded, not what is computed from them.
 const STORAGE: [&str; 6] = ["bits", "block_size", "accuracy_level", "stash_type", "to", "quantize_axis"];
-
-/// Operators that hand on what they are given, in another type or shape: where one side has them and the other has not,
-/// one looks through them.
-const HANDS_ON: [&str; 8] =
-    ["Cast", "Identity", "Slice", "Reshape", "Squeeze", "Unsqueeze", "Transpose", "DequantizeLinear"];
 
 /// A product or a look-up, and the same with a matrix of blocks, or one that is stored the other way round.
 const QUANTIZED: [(&str, &str); 5] = [
@@ -47,9 +42,9 @@ pub struct Structure {
     pub inputs: Vec<Changed>,
     /// Nodes without a counterpart, as `OPERATOR NAME`.
     pub only: Pair<Vec<String>>,
-    /// Of those, the ones that compute something.
+    /// What the packages can be with these.
     #[serde(skip)]
-    computing: usize,
+    alone: Sameness,
 }
 
 /// Inputs or outputs of the graph that differ in the same way.
@@ -63,8 +58,8 @@ pub struct Interface {
     /// Type and dimensions, such as `float16 [batch_size, 2, 64]`.
     #[serde(flatten)]
     pub sides: Pair<String>,
-    /// Whether only the float type differs.
-    pub precision_only: bool,
+    /// What the packages can be with it: a size that one side leaves open is spelling, a float type is rounding.
+    pub at_best: Sameness,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -102,8 +97,17 @@ pub struct Changed {
 }
 
 impl Structure {
-    pub(super) fn compare(a: &Graph, b: &Graph, pairs: &Pairs, tensors: &Tensors) -> Result<Self> {
-        let wiring = Wiring { a: Side::of(a, &pairs.only_a), b: Side::of(b, &pairs.only_b), pairs, tensors };
+    /// `weights` are those of the two graphs, where they were read.
+    pub(super) fn compare(
+        a: &Graph,
+        b: &Graph,
+        pairs: &Pairs,
+        tensors: &Tensors,
+        weights: Option<&Weights>,
+    ) -> Result<Self> {
+        let (left, right) = (Side::of(a, &pairs.only_a), Side::of(b, &pairs.only_b));
+        let near = weights.map_or_else(HashSet::new, Weights::near);
+        let wiring = Wiring { a: left, b: right, pairs, tensors, near };
         let (mut attributes, mut inputs, mut replaced) = (Groups::default(), Groups::default(), BTreeMap::new());
         for &(left, right) in &pairs.pairs {
             let (left, right) = (&a.nodes[left], &b.nodes[right]);
@@ -125,8 +129,13 @@ impl Structure {
                 only.iter().map(|&index| format!("{} {}", operator(&graph.nodes[index]), graph.nodes[index].label()));
             Some(names.collect::<Vec<_>>()).filter(|names| !names.is_empty())
         };
-        let computes = |graph: &Graph, only: &[usize]| {
-            only.iter().filter(|&&index| !HANDS_ON.contains(&graph.nodes[index].op_type.as_str())).count()
+        let at_best = |graph: &Graph, only: &[usize]| {
+            let of_node = |node: &Node| match node.op_type.as_str() {
+                _ if !hands_on(graph, node) => Sameness::Different,
+                "Cast" | "DequantizeLinear" | "Slice" => Sameness::OtherQuantization,
+                _ => Sameness::OtherSpelling,
+            };
+            only.iter().map(|&index| of_node(&graph.nodes[index])).max().unwrap_or(Sameness::Identical)
         };
         Ok(Self {
             producer: (a.producer != b.producer)
@@ -138,24 +147,21 @@ impl Structure {
             attributes: attributes.sorted(),
             inputs: inputs.sorted(),
             only: Pair { a: names(a, &pairs.only_a), b: names(b, &pairs.only_b) },
-            computing: computes(a, &pairs.only_a) + computes(b, &pairs.only_b),
+            alone: at_best(a, &pairs.only_a).max(at_best(b, &pairs.only_b)),
         })
     }
 
     pub(super) fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
-        for Interface { kind, role, sides, precision_only, .. } in &self.interface {
-            let at_best = if *precision_only { Sameness::OtherQuantization } else { Sameness::Different };
+        for Interface { kind, role, sides, at_best, .. } in &self.interface {
             let side = |side: &Option<String>| side.clone().unwrap_or_else(|| "missing".to_owned());
-            reasons.push(Reason::new(at_best, format!("{kind} {role}: {} and {}", side(&sides.a), side(&sides.b))));
+            reasons.push(Reason::new(*at_best, format!("{kind} {role}: {} and {}", side(&sides.a), side(&sides.b))));
         }
-        if self.computing > 0 {
+        if self.alone > Sameness::Identical {
             let all = [("A", &self.only.a), ("B", &self.only.b)];
             let only = all.iter().filter_map(|(side, names)| Some((*side, names.as_ref()?)));
             let only: Vec<String> = only.map(|(side, names)| format!("{} of {side} alone", names.len())).collect();
-            reasons.push(Reason::new(Sameness::Different, format!("nodes without a counterpart: {}", only.join(", "))));
-        } else if self.only.a.is_some() || self.only.b.is_some() {
-            reasons.push(Reason::new(Sameness::OtherQuantization, "types and shapes are changed at other places"));
+            reasons.push(Reason::new(self.alone, format!("nodes without a counterpart: {}", only.join(", "))));
         }
         for Replaced { a, b, role, nodes, quantized } in &self.replaced {
             let at_best = if *quantized { Sameness::OtherQuantization } else { Sameness::Different };
@@ -176,6 +182,23 @@ impl Structure {
     }
 }
 
+/// Whether a node gives the numbers that it is given, in another type or layout: where one side has it and the other has
+/// not, one looks through it. What changes the shape of activations is no such node.
+fn hands_on(graph: &Graph, node: &Node) -> bool {
+    let first = node.input(0);
+    match node.op_type.as_str() {
+        "Cast" | "Identity" => true,
+        "Reshape" | "Squeeze" | "Unsqueeze" | "Transpose" | "DequantizeLinear" => {
+            first.is_some_and(|name| graph.initializer(name).is_some())
+        }
+        // Rows of a table in blocks are as wide as whole blocks; this takes what is too much.
+        "Slice" => {
+            first.and_then(|name| graph.producer(name)).is_some_and(|node| node.op_type == "GatherBlockQuantized")
+        }
+        _ => false,
+    }
+}
+
 fn opsets(a: &Graph, b: &Graph) -> BTreeMap<String, Pair<i64>> {
     let domains: BTreeSet<&String> = a.opsets.keys().chain(b.opsets.keys()).collect();
     let versions = |domain: &String| Pair { a: a.opsets.get(domain).copied(), b: b.opsets.get(domain).copied() };
@@ -186,38 +209,40 @@ fn opsets(a: &Graph, b: &Graph) -> BTreeMap<String, Pair<i64>> {
 fn interface(kind: &'static str, a: &[Value], b: &[Value]) -> Vec<Interface> {
     let names: BTreeSet<&str> = a.iter().chain(b).map(|value| value.name.as_str()).collect();
     let find = |values: &[Value], name: &str| values.iter().find(|value| value.name == name).cloned();
-    let mut groups: BTreeMap<(String, Option<String>, Option<String>), (usize, bool)> = BTreeMap::new();
+    let mut groups: BTreeMap<(String, Pair<String>), (usize, Sameness)> = BTreeMap::new();
     for name in names {
         let (left, right) = (find(a, name), find(b, name));
         let both = left.as_ref().zip(right.as_ref());
-        let same_shape = both.is_some_and(|(a, b)| is_same_shape(a, b));
-        if same_shape && both.is_some_and(|(a, b)| a.dtype == b.dtype) {
+        let at_best = both.map_or(Sameness::Different, |(a, b)| alike(a, b));
+        if at_best == Sameness::Identical {
             continue;
         }
-        let precision_only = same_shape && both.is_some_and(|(a, b)| is_float(a.dtype) && is_float(b.dtype));
-        let key = (role(name), left.as_ref().map(described), right.as_ref().map(described));
-        groups.entry(key).or_insert((0, precision_only)).0 += 1;
+        let sides = Pair { a: left.as_ref().map(described), b: right.as_ref().map(described) };
+        groups.entry((role(name), sides)).or_insert((0, at_best)).0 += 1;
     }
-    let grouped = groups.into_iter().map(|((role, a, b), (values, precision_only))| Interface {
-        kind,
-        role,
-        values,
-        sides: Pair { a, b },
-        precision_only,
-    });
+    let grouped =
+        groups.into_iter().map(|((role, sides), (values, at_best))| Interface { kind, role, values, sides, at_best });
     grouped.collect()
 }
 
-/// Names of dimensions are spelling.
-fn is_same_shape(a: &Value, b: &Value) -> bool {
-    let fixed = |value: &Value| {
-        let sizes = |dimension: &Dimension| match dimension {
-            Dimension::Fixed(size) => Some(*size),
-            Dimension::Named(_) | Dimension::Unknown => None,
-        };
-        value.shape.as_ref().map(|shape| shape.iter().map(sizes).collect::<Vec<_>>())
+/// Names of dimensions do not matter, types and sizes do.
+fn alike(a: &Value, b: &Value) -> Sameness {
+    let (Some(left), Some(right)) = (&a.shape, &b.shape) else { return Sameness::OtherSpelling };
+    let other_size = |(a, b): (&Dimension, &Dimension)| match (a, b) {
+        (Dimension::Fixed(a), Dimension::Fixed(b)) => a != b,
+        _ => false,
     };
-    fixed(a) == fixed(b)
+    let is_open = |dimension: &Dimension| !matches!(dimension, Dimension::Fixed(_));
+    let dimensions = || left.iter().zip(right);
+    if left.len() != right.len() || dimensions().any(other_size) {
+        Sameness::Different
+    } else if a.dtype != b.dtype {
+        if is_float(a.dtype) && is_float(b.dtype) { Sameness::OtherQuantization } else { Sameness::Different }
+    } else if dimensions().any(|(a, b)| is_open(a) != is_open(b)) {
+        Sameness::OtherSpelling
+    } else {
+        Sameness::Identical
+    }
 }
 
 fn is_float(dtype: ElementType) -> bool {
@@ -253,20 +278,23 @@ fn operators(a: &Graph, b: &Graph) -> Vec<Operators> {
 
 /// Changes of one kind, and at how many nodes.
 #[derive(Default)]
-struct Groups(BTreeMap<(String, String, String, Option<String>, Option<String>), (usize, String)>);
+struct Groups(BTreeMap<Change, (usize, String)>);
+
+/// Operator, role, what has changed, and both sides of it.
+type Change = (String, String, String, Pair<String>);
 
 impl Groups {
     fn add(&mut self, node: &Node, what: String, a: Option<String>, b: Option<String>) {
-        let key = (operator(node), role(node.label()), what, a, b);
+        let key = (operator(node), role(node.label()), what, Pair { a, b });
         self.0.entry(key).or_insert_with(|| (0, node.label().to_owned())).0 += 1;
     }
 
     fn sorted(self) -> Vec<Changed> {
-        let changed = self.0.into_iter().map(|((operator, role, what, a, b), (nodes, first))| Changed {
+        let changed = self.0.into_iter().map(|((operator, role, what, sides), (nodes, first))| Changed {
             operator,
             role,
             what,
-            sides: Pair { a, b },
+            sides,
             nodes,
             first,
         });
@@ -385,7 +413,7 @@ impl<'g> Side<'g> {
             let Some(&(index, output)) = self.producer.get(name) else { return Ok(Source::Given(name)) };
             let node = &self.graph.nodes[index];
             match node.inputs.first() {
-                Some(input) if self.only.contains(&index) && HANDS_ON.contains(&node.op_type.as_str()) => name = input,
+                Some(input) if self.only.contains(&index) && hands_on(self.graph, node) => name = input,
                 _ => return Ok(Source::Node(index, output)),
             }
         }
@@ -411,6 +439,8 @@ struct Wiring<'g> {
     b: Side<'g>,
     pairs: &'g Pairs,
     tensors: &'g Tensors,
+    /// Tensors of the two in which one matrix is stored.
+    near: HashSet<(&'g str, &'g str)>,
 }
 
 impl<'g> Wiring<'g> {
@@ -440,7 +470,9 @@ impl<'g> Wiring<'g> {
             (Source::Absent, Source::Absent) => true,
             (Source::Given(a), Source::Given(b)) => a == b,
             (Source::Values(a_type, a), Source::Values(b_type, b)) => is_same_value((*a_type, a), (*b_type, b)),
-            (Source::Tensor(a), Source::Tensor(b)) => self.tensors.belong_together(a, b),
+            (Source::Tensor(a), Source::Tensor(b)) => {
+                self.tensors.belong_together(a, b) || self.near.contains(&(*a, *b))
+            }
             (Source::Node(a, a_output), Source::Node(b, b_output)) => {
                 self.pairs.b_of_a.get(a) == Some(b) && a_output == b_output
             }

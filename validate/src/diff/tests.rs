@@ -195,6 +195,72 @@ fn swapped_inputs_are_another_model() {
     assert_eq!((inputs.len(), inputs[0].what.as_str()), (2, "input 1"), "{difference}");
 }
 
+/// The peer stores a tied table of codes once and shows it to the look-up in another shape.
+#[test]
+fn one_matrix_in_two_shapes_is_one_matrix() {
+    let numbers: Vec<f32> = (0..96).map(|index| (index * 29 % 47) as f32).collect();
+    let table = |name: &str, transposed: bool| {
+        let folder = tempfile::tempdir().unwrap();
+        let columns: Vec<f32> = (0..96).map(|index| numbers[index % 4 * 24 + index / 4]).collect();
+        let weight = if transposed {
+            sample::floats(name, &[24, 4], &columns)
+        } else {
+            sample::floats(name, &[4, 24], &numbers)
+        };
+        let mut nodes = vec![sample::node("MatMul", &["x", if transposed { name } else { "turned" }], &["y"], vec![])];
+        if !transposed {
+            nodes.insert(0, sample::node("Transpose", &[name], &["turned"], vec![sample::ints("perm", &[1, 0])]));
+        }
+        let shape: &[&str] = if transposed { &["batch", "24"] } else { &["n", "width"] };
+        let graph = GraphProto {
+            input: vec![sample::value("x", DataType::Float, shape)],
+            output: vec![sample::value("y", DataType::Float, &["batch", "4"])],
+            initializer: vec![weight],
+            node: nodes,
+            ..GraphProto::default()
+        };
+        sample::write(folder.path(), graph);
+        folder
+    };
+    let difference = compared(&table("lm_head.weight", true), &table("embed.weight", false));
+    assert_eq!(difference.sameness, Sameness::OtherSpelling, "{difference}");
+    let structure = &difference.models[0].structure;
+    assert!(structure.inputs.is_empty() && structure.interface[0].at_best == Sameness::OtherSpelling, "{difference}");
+    let [weight] = weights(&difference).different.as_slice() else { panic!("{difference}") };
+    assert_eq!((weight.error.unwrap().max_abs, weight.beyond), (0.0, false));
+    assert_eq!(weights(&difference).only, Pair { a: None, b: None });
+}
+
+#[test]
+fn a_node_more_is_another_model_unless_it_hands_on() {
+    let graph = |between: Option<&str>| {
+        let folder = tempfile::tempdir().unwrap();
+        let mut nodes = vec![sample::node("MatMul", &["x", "weight"], &["product"], vec![])];
+        nodes.extend(between.map(|op_type| sample::node(op_type, &["product"], &["between"], vec![])));
+        let last = if between.is_some() { "between" } else { "product" };
+        nodes.push(sample::node("Softmax", &[last], &["y"], vec![]));
+        let graph = GraphProto {
+            input: vec![sample::value("x", DataType::Float, &["batch", "16"])],
+            output: vec![sample::value("y", DataType::Float, &["batch", "8"])],
+            initializer: vec![sample::floats("weight", &[16, 8], &[0.5; 128])],
+            node: nodes,
+            ..GraphProto::default()
+        };
+        sample::write(folder.path(), graph);
+        folder
+    };
+    let plain = graph(None);
+    for (op_type, sameness) in [
+        ("Identity", Sameness::OtherSpelling),
+        ("Cast", Sameness::OtherQuantization),
+        ("Transpose", Sameness::Different),
+        ("Tanh", Sameness::Different),
+    ] {
+        let difference = compared(&plain, &graph(Some(op_type)));
+        assert_eq!(difference.sameness, sameness, "{op_type}: {difference}");
+    }
+}
+
 #[test]
 fn settings_are_told_by_path() {
     let a = Package::default().written(false);

@@ -1,6 +1,6 @@
 //! Weights by value: which are the same bytes under any name, and how far the others are apart as numbers.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -209,6 +209,12 @@ impl Weights {
         })
     }
 
+    /// Tensors in which the two have the same matrix, as far as their storage tells.
+    pub(super) fn near(&self) -> HashSet<(&str, &str)> {
+        let near = self.different.iter().filter(|weight| !weight.beyond);
+        near.map(|weight| (weight.a.tensor.as_str(), weight.b.tensor.as_str())).collect()
+    }
+
     pub(super) fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         for weight in self.different.iter().filter(|weight| weight.beyond) {
@@ -227,7 +233,13 @@ impl Weights {
                 reasons.push(Reason::new(Sameness::Different, format!("{side} has no weight {name}, nor its numbers")));
             }
         }
-        let within = self.different.iter().filter(|weight| !weight.beyond);
+        let is_rounded = |weight: &&WeightDifference| weight.error.is_none_or(|error| error.max_abs != 0.0);
+        let exact = self.different.iter().filter(|weight| !is_rounded(weight)).count();
+        if exact > 0 {
+            let message = format!("weights of other storage with the same numbers: {exact}");
+            reasons.push(Reason::new(Sameness::OtherSpelling, message));
+        }
+        let within = self.different.iter().filter(|weight| !weight.beyond && is_rounded(weight));
         let greatest =
             within.clone().filter_map(|weight| weight.error).map(|error| error.relative_rms).fold(0.0, f64::max);
         let number = within.count();
@@ -425,11 +437,12 @@ impl Precision {
         }
     }
 
-    /// Of two that stand for the same numbers. The same floats are the same, or they are other numbers; codes may be
-    /// made by another algorithm.
+    /// Of two that stand for the same numbers. Floats of one type are the same, but for tables that were computed: the
+    /// last places of sines. Codes may be made by another algorithm.
     fn limits(a: Self, b: Self) -> (f64, f64) {
         if a == b && !matches!(a, Self::Codes(_)) {
-            return (0.0, 0.0);
+            let last = if a == Self::Single { 2_f64.powi(-19) } else { a.rounding().1 };
+            return (last, last);
         }
         let (left, right) = (a.rounding(), b.rounding());
         (left.0 + right.0, left.1 + right.1)
@@ -465,8 +478,8 @@ mod tests {
     #[test]
     fn limits_follow_the_coarser_storage() {
         let int4 = Precision::of("int4, blocks of 32", 4, true);
-        assert_eq!(Precision::limits(Precision::Single, Precision::Single), (0.0, 0.0));
-        assert_eq!(Precision::limits(Precision::Half, Precision::Half), (0.0, 0.0));
+        assert!(Precision::limits(Precision::Single, Precision::Single).0 < 2e-6);
+        assert_eq!(Precision::limits(Precision::Half, Precision::Half).0, 2_f64.powi(-10));
         let (rms, max) = Precision::limits(Precision::Single, int4);
         assert!((0.2..0.25).contains(&rms) && max == 0.25, "{rms} {max}");
         assert_eq!(Precision::limits(int4, int4), (2.0 * rms, 2.0 * max));

@@ -11,14 +11,15 @@ use crate::{Adapter, Error, Model, Result, Sequence, Tokenizer};
 
 #[derive(Clone, Debug)]
 pub struct EngineOptions {
-    /// Any of these ends a text; normally [`crate::Config::eos_token_ids`].
+    /// Any of these ends a text.
     pub eos_token_ids: Vec<u32>,
     /// Turns that run at a time. Each has a cache, in the mode in which the peer would run the model, and so has each
     /// session that is kept between its turns.
     pub max_active: usize,
     /// Turns that wait for that. One more is refused with [`Error::Busy`].
     pub max_waiting: usize,
-    /// Tokens of a step at most, but for what it takes to get on at all: one token of each text, or one chunk.
+    /// Tokens of a step at most. One token of each text and one chunk of the oldest prompt run in any case, so that
+    /// nothing waits for ever.
     pub max_scheduled_tokens: usize,
     /// Prompt tokens of a run. Chunks are counted from the start of the turn.
     pub chunk_tokens: usize,
@@ -32,10 +33,10 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// For a model, with end tokens. A session has 4096 tokens or the context length, whichever is less.
-    pub fn of(model: &Model, eos_token_ids: &[u32]) -> Self {
+    /// For a model, with the end tokens of its package. A session has 4096 tokens or the context length, whichever is less.
+    pub fn of(model: &Model) -> Self {
         Self {
-            eos_token_ids: eos_token_ids.to_vec(),
+            eos_token_ids: model.eos_token_ids().to_vec(),
             max_active: 16,
             max_waiting: 256,
             max_scheduled_tokens: 2048,
@@ -258,7 +259,7 @@ impl Scheduler {
             self.run(session, on_event);
         }
         let mut budget = self.options.max_scheduled_tokens.saturating_sub(decoding.len());
-        let mut idle = decoding.is_empty();
+        let mut first = true;
         for session in prompts {
             loop {
                 let state = self.sessions.get(&session);
@@ -267,12 +268,12 @@ impl Scheduler {
                 if tokens == 0 {
                     break;
                 }
-                if tokens > budget && !idle {
+                if tokens > budget && !first {
                     return;
                 }
                 self.run(session, on_event);
                 budget = budget.saturating_sub(tokens);
-                idle = false;
+                first = false;
             }
         }
     }

@@ -23,6 +23,7 @@ use std::sync::Arc;
 pub use cancel::Cancellation;
 pub use hooks::{Constraint, LogitsProcessor};
 pub use params::GeneratorParams;
+pub(crate) use processors::{forbid, forbid_repeated_ngrams, penalise_repetition};
 
 use beams::{Beams, Hypothesis};
 use cancel::Runs;

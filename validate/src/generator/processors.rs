@@ -4,7 +4,7 @@
 pub(super) const NEVER: f32 = f32::MIN;
 
 /// No end before its time.
-pub(super) fn forbid(scores: &mut [f32], ids: &[u32]) {
+pub(crate) fn forbid(scores: &mut [f32], ids: &[u32]) {
     for &id in ids {
         if let Some(score) = scores.get_mut(id as usize) {
             *score = NEVER;
@@ -13,7 +13,7 @@ pub(super) fn forbid(scores: &mut [f32], ids: &[u32]) {
 }
 
 /// Makes every token of `ids` less likely, once each.
-pub(super) fn penalise_repetition(scores: &mut [f32], ids: &[u32], penalty: f32) {
+pub(crate) fn penalise_repetition(scores: &mut [f32], ids: &[u32], penalty: f32) {
     let mut seen = vec![false; scores.len()];
     for &id in ids {
         let (Some(score), Some(seen)) = (scores.get_mut(id as usize), seen.get_mut(id as usize)) else { continue };
@@ -24,7 +24,7 @@ pub(super) fn penalise_repetition(scores: &mut [f32], ids: &[u32], penalty: f32)
 }
 
 /// Forbids what would complete `size` tokens that stand in `ids` already.
-pub(super) fn forbid_repeated_ngrams(scores: &mut [f32], ids: &[u32], size: usize) {
+pub(crate) fn forbid_repeated_ngrams(scores: &mut [f32], ids: &[u32], size: usize) {
     let Some(known) = size.checked_sub(1).filter(|_| ids.len() >= size) else { return };
     let beginning = ids.get(ids.len() - known..).unwrap_or_default();
     for ngram in ids.windows(size) {

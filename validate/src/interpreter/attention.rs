@@ -12,13 +12,36 @@ use super::product::linear;
 use super::{Batch, Weights, expect_positive, expect_width, rotation, soft_cap};
 use crate::{Error, Matrix, Result};
 
-/// Keys and values of the layers so far, for layers that read them again.
-pub(super) type Keys = BTreeMap<usize, Rc<KeysAndValues>>;
+/// Keys and values of the layers so far, for layers that read them again, or of all layers for whoever wants to see
+/// them.
+#[derive(Default)]
+pub(super) struct Keys {
+    of_layers: BTreeMap<usize, Rc<KeysAndValues>>,
+    keeps_all: bool,
+}
+
+impl Keys {
+    /// Keeps what other layers read.
+    #[cfg(test)]
+    pub(super) fn new() -> Self {
+        Self::default()
+    }
+
+    /// Keeps all layers' where `all` is wanted.
+    pub(super) fn keeping(all: bool) -> Self {
+        Self { keeps_all: all, ..Self::default() }
+    }
+
+    /// Those of a layer that has its own.
+    pub(super) fn of(&self, layer: usize) -> Option<&KeysAndValues> {
+        self.of_layers.get(&layer).map(Rc::as_ref)
+    }
+}
 
 /// Each `[tokens, num_kv_heads * head_dim]`, keys turned.
 pub(super) struct KeysAndValues {
-    k: Matrix,
-    v: Matrix,
+    pub(super) k: Matrix,
+    pub(super) v: Matrix,
 }
 
 /// What layer `index` makes of `hidden`: `[tokens, hidden_size]`.
@@ -46,12 +69,12 @@ pub(super) fn attention(
             let both = clipped(attention, linear(weights, both, hidden)?);
             Rc::new(keys_and_values(spec, weights, batch, attention, both.clone(), both)?)
         }
-        KeyValue::OfLayer(layer) => Rc::clone(keys.get(layer).ok_or_else(|| {
+        KeyValue::OfLayer(layer) => Rc::clone(keys.of_layers.get(layer).ok_or_else(|| {
             Error::argument("the layer whose keys another reads", layer, "one before it that has its own")
         })?),
     };
-    if spec.shares_keys(index) {
-        keys.insert(index, Rc::clone(&kv));
+    if keys.keeps_all || spec.shares_keys(index) {
+        keys.of_layers.insert(index, Rc::clone(&kv));
     }
     expect_width("k.out_features", kv.k.cols(), attention.num_kv_heads * attention.head_dim)?;
     let slopes = match attention.position {

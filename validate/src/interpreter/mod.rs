@@ -28,7 +28,7 @@ mod rotation;
 mod streams;
 mod weights;
 
-use genai_architectures::DecoderSpec;
+use genai_architectures::{DecoderSpec, Mixer};
 use std::ops::Range;
 
 use crate::matrix::argmax;
@@ -51,9 +51,39 @@ pub use weights::{Adapted, Rounded, Rounding, Update, Weights};
 /// that is missing or of another shape; a failed read.
 pub fn logits(spec: &DecoderSpec, weights: &dyn Weights, sequences: &[&[u32]]) -> Result<Vec<Matrix>> {
     let batch = Batch::new(spec, sequences)?;
-    let hidden = hidden_states(spec, weights, &batch)?;
+    let hidden = hidden_states(spec, weights, &batch, None)?;
     let logits = lm_head(spec, weights, &hidden)?;
     batch.spans.iter().map(|span| rows(&logits, span.clone())).collect()
+}
+
+/// What can be seen of a layer from outside of it. Rows are the tokens of one sequence.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LayerTrace {
+    /// `[tokens, num_kv_heads * head_dim]` as a cache holds them: normed and turned. `None` where the layer reads another
+    /// layer's.
+    pub key: Option<Matrix>,
+    pub value: Option<Matrix>,
+    /// The stream that enters the layer, `[tokens, hidden_size]`; `None` where there are several.
+    pub residual: Option<Matrix>,
+}
+
+/// [`logits`], with the layers of the first sequence.
+///
+/// Held at the end are the traces: per layer and token `hidden_size` and twice `num_kv_heads * head_dim` values.
+///
+/// # Errors
+/// Those of [`logits`].
+pub fn traced(
+    spec: &DecoderSpec,
+    weights: &dyn Weights,
+    sequences: &[&[u32]],
+) -> Result<(Vec<Matrix>, Vec<LayerTrace>)> {
+    let batch = Batch::new(spec, sequences)?;
+    let mut layers = Vec::new();
+    let hidden = hidden_states(spec, weights, &batch, Some(&mut layers))?;
+    let logits = lm_head(spec, weights, &hidden)?;
+    let logits = batch.spans.iter().map(|span| rows(&logits, span.clone())).collect::<Result<_>>()?;
+    Ok((logits, layers))
 }
 
 /// The `steps` most likely tokens after each prompt, one after the other; of equal logits, the lowest id.
@@ -68,7 +98,7 @@ pub fn greedy(spec: &DecoderSpec, weights: &dyn Weights, prompts: &[&[u32]], ste
     for step in 0..steps {
         let views: Vec<&[u32]> = sequences.iter().map(Vec::as_slice).collect();
         let batch = Batch::new(spec, &views)?;
-        let hidden = hidden_states(spec, weights, &batch)?;
+        let hidden = hidden_states(spec, weights, &batch, None)?;
         let logits = lm_head(spec, weights, &last_rows(&hidden, &batch))?;
         for (index, sequence) in sequences.iter_mut().enumerate() {
             let token = argmax(logits.row(index)).and_then(|token| u32::try_from(token).ok()).ok_or_else(|| {
@@ -106,18 +136,36 @@ impl Batch {
     }
 }
 
-/// The hidden states after the final norm, `[tokens, hidden_size]`.
-fn hidden_states(spec: &DecoderSpec, weights: &dyn Weights, batch: &Batch) -> Result<Matrix> {
+/// The hidden states after the final norm, `[tokens, hidden_size]`. `seen` gets the layers of the first sequence.
+fn hidden_states(
+    spec: &DecoderSpec,
+    weights: &dyn Weights,
+    batch: &Batch,
+    mut seen: Option<&mut Vec<LayerTrace>>,
+) -> Result<Matrix> {
     if spec.hidden_size == 0 {
         return Err(Error::argument("hidden_size", 0, "at least 1"));
     }
     let embedded = embed(spec, weights, batch)?;
     let inputs = layer_inputs(spec, weights, batch, &embedded)?;
     let mut hidden = streams::expand(spec, weights, embedded)?;
-    let mut keys = Keys::new();
+    let mut keys = Keys::keeping(seen.is_some());
+    let first = batch.spans.first().cloned().unwrap_or_default();
     for index in 0..spec.layers.len() {
+        let one_stream = hidden.rows() == batch.ids.len() && hidden.cols() == spec.hidden_size;
+        let residual = match (&seen, one_stream) {
+            (Some(_), true) => Some(rows(&hidden, first.clone())?),
+            _ => None,
+        };
         let pass = Pass { spec, weights, batch, index, input: inputs.get(index) };
         add_layer(&pass, &mut keys, &mut hidden)?;
+        if let Some(seen) = &mut seen {
+            let Mixer::Attention(attention) = &pass.layer().mixer;
+            let own = keys.of(index).filter(|_| attention.key_value.is_own());
+            let key = own.map(|own| rows(&own.k, first.clone())).transpose()?;
+            let value = own.map(|own| rows(&own.v, first.clone())).transpose()?;
+            seen.push(LayerTrace { key, value, residual });
+        }
     }
     norm(weights, &spec.final_norm, &streams::merge(spec, weights, hidden)?)
 }

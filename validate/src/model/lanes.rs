@@ -1,5 +1,7 @@
 //! Sequences that run together, and their cache.
 
+mod snapshot;
+
 use half::f16;
 use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use ort::session::{IoBinding, RunOptions, SessionInputValue};

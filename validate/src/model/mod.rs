@@ -56,6 +56,24 @@ impl Model {
     /// graph and configuration do not fit; [`Error::ProviderMissing`] if the library lacks the provider;
     /// [`Error::Execution`] with ONNX Runtime's own message if it refuses the file, or the provider finds no device.
     pub fn load(package: &Config, runtime: &Runtime, options: LoadOptions) -> Result<Self> {
+        Self::open(package, runtime, options, None)
+    }
+
+    /// The same of `graph`, an altered copy of the package's ONNX file, whose external data are the package's.
+    pub(crate) fn load_altered(
+        package: &Config,
+        runtime: &Runtime,
+        mut options: LoadOptions,
+        graph: &[u8],
+    ) -> Result<Self> {
+        let folder = package.decoder.model.parent().unwrap_or(&package.folder);
+        let folder = folder.to_str().ok_or_else(|| Error::package(folder, "is a path that is not Unicode"))?;
+        // onnxruntime_session_options_config_keys.h: where the external data of a model in memory lie.
+        options.entries.push(("session.model_external_initializers_file_folder_path".to_owned(), folder.to_owned()));
+        Self::open(package, runtime, options, Some(graph))
+    }
+
+    fn open(package: &Config, runtime: &Runtime, options: LoadOptions, graph: Option<&[u8]>) -> Result<Self> {
         let decoder = &package.decoder;
         if !decoder.beyond_plain.is_empty() {
             let what = decoder.beyond_plain.join(", ");
@@ -66,7 +84,11 @@ impl Model {
         let mut builder = Session::builder(&environment).map_err(Error::execution(doing()))?;
         builder = options.apply(builder)?;
         builder = options.provider.register(builder, &runtime.library)?;
-        let session = builder.commit_from_file(&decoder.model).map_err(|error| match error.code() {
+        let session = match graph {
+            Some(graph) => builder.commit_from_memory(graph),
+            None => builder.commit_from_file(&decoder.model),
+        };
+        let session = session.map_err(|error| match error.code() {
             ErrorCode::NotImplemented => {
                 let provider = options.provider.name();
                 let what = format!("{} on {provider} ({})", decoder.model.display(), error.message());
@@ -128,6 +150,11 @@ impl Model {
 
     pub fn vocab_size(&self) -> usize {
         self.vocab_size
+    }
+
+    /// Does the graph have an output of that name, beside logits and caches?
+    pub fn gives(&self, output: &str) -> bool {
+        self.wiring.extra_outputs.iter().any(|name| name == output)
     }
 
     /// In tokens, prompt included.

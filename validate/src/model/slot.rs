@@ -144,6 +144,10 @@ impl CacheSlot {
         })
     }
 
+    pub(super) fn element(&self) -> Element {
+        self.element
+    }
+
     /// How many tokens it has room for, where that is fixed.
     pub(crate) fn fixed(&self) -> Option<usize> {
         self.fixed
@@ -172,6 +176,28 @@ impl CacheSlot {
     /// Whether it is of fixed size, so that no token can be taken away from it again.
     pub(crate) fn is_state(&self) -> bool {
         self.kind == Kind::State
+    }
+
+    /// Whether it holds keys alone, or values alone, of tokens in their order.
+    pub(crate) fn is_keys_or_values(&self) -> bool {
+        matches!(self.kind, Kind::Tokens { .. }) && self.batch_axis == 0
+    }
+
+    /// 0 for a state, which is of one size for any number of tokens.
+    pub(crate) fn bytes_per_token(&self) -> u64 {
+        let tokens = match self.kind {
+            Kind::Tokens { axis } => Some(axis),
+            Kind::State => return 0,
+            Kind::Pages => Some(1),
+        };
+        let sizes = self.dims.iter().enumerate().filter(|(axis, _)| *axis != self.batch_axis && Some(*axis) != tokens);
+        let elements: usize = sizes.map(|(_, size)| *size).fold(1, usize::saturating_mul);
+        let bytes = match self.element {
+            Element::Float32 => 4,
+            Element::Float16 => 2,
+            _ => 1,
+        };
+        u64::try_from(elements.saturating_mul(bytes)).unwrap_or(u64::MAX)
     }
 
     /// Pages and tokens of a page, where it is made of pages that `batch` sequences share.

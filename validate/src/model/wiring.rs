@@ -166,6 +166,17 @@ impl Wiring {
         })
     }
 
+    /// The outputs of keys, in the order of the layers; none where keys and values are one tensor.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &str> {
+        let pairs = self.slots.iter().filter(|slot| slot.is_keys_or_values());
+        pairs.step_by(2).map(|slot| slot.present.as_str())
+    }
+
+    /// What the caches of one sequence take for each token.
+    pub(crate) fn cache_bytes_per_token(&self) -> u64 {
+        self.slots.iter().map(CacheSlot::bytes_per_token).fold(0, u64::saturating_add)
+    }
+
     /// The tokens that the cache has room for, where that is fixed.
     pub(crate) fn room(&self) -> Option<usize> {
         self.slots.first().and_then(CacheSlot::fixed)

@@ -17,7 +17,7 @@ mod text;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::metrics::GreedyMatch;
 use crate::{ParityReport, Verdict};
@@ -258,7 +258,7 @@ pub struct Road {
     pub within: bool,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Bench {
     pub load_seconds: f64,
     /// Median over the runs; prompt lengths and what they gave.
@@ -274,7 +274,7 @@ pub struct Bench {
     pub runs: usize,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Deserialize, Serialize)]
 pub struct Rate {
     pub tokens: usize,
     pub tokens_per_second: f64,
@@ -330,9 +330,10 @@ impl Report {
         all
     }
 
-    /// The worst verdict of the stages that ran. No stage at all is no pass.
+    /// The worst verdict of the stages. One that could not run is no pass, and neither is no stage at all.
     pub fn new(package: Identity, stages: Vec<StageReport>, measured: Measured) -> Self {
-        let verdict = stages.iter().filter_map(StageReport::verdict).max().unwrap_or(Verdict::Ambiguous);
+        let of = |stage: &StageReport| stage.verdict().unwrap_or(Verdict::Ambiguous);
+        let verdict = stages.iter().map(of).max().unwrap_or(Verdict::Ambiguous);
         Self { package, stages, measured, verdict }
     }
 }

@@ -22,6 +22,17 @@ impl MersenneTwister {
         Self { state, next: LENGTH }
     }
 
+    /// The words that the next ones come from, and how many of them are used up.
+    pub(super) fn state(&self) -> (&[u32], usize) {
+        (&self.state, self.next)
+    }
+
+    /// None unless these are what [`Self::state`] may be.
+    pub(super) fn of_state(words: &[u32], next: usize) -> Option<Self> {
+        let state = words.try_into().ok()?;
+        (next <= LENGTH).then_some(Self { state, next })
+    }
+
     pub(super) fn next_word(&mut self) -> u32 {
         if self.next == LENGTH {
             self.renew();

@@ -51,7 +51,34 @@ pub struct Sampler {
     random: MersenneTwister,
 }
 
+/// A [`Sampler`] to be put away.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct SamplerState {
+    pub(crate) options: SamplingOptions,
+    /// Of the random generator.
+    pub(crate) words: Vec<u32>,
+    /// How many of the words are used up.
+    pub(crate) used: usize,
+}
+
 impl Sampler {
+    pub(crate) fn state(&self) -> SamplerState {
+        let (words, used) = self.random.state();
+        SamplerState { options: self.options, words: words.to_vec(), used }
+    }
+
+    /// # Errors
+    /// As [`Self::new`]; [`Error::Argument`] for a random state that is none.
+    pub(crate) fn restored(state: &SamplerState) -> Result<Self> {
+        let mut sampler = Self::new(SamplingOptions { seed: Some(0), ..state.options })?;
+        sampler.options = state.options;
+        sampler.random = MersenneTwister::of_state(&state.words, state.used).ok_or_else(|| {
+            let value = format!("of {} words, {} used", state.words.len(), state.used);
+            Error::argument("a random state", value, "of 624 words")
+        })?;
+        Ok(sampler)
+    }
+
     /// # Errors
     /// [`Error::Argument`] for a temperature that is negative or not finite, and a `top_p` outside 0..=1. (The peer
     /// accepts both; a negative temperature prefers the unlikely.)

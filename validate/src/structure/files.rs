@@ -10,8 +10,8 @@ use crate::graph::{Found, Stored, files::check_name};
 const MAPPED: u64 = 1 << 20;
 const PAGE: u64 = 4096;
 
-/// Providers and libraries that `genai_config.json` asks for.
-pub(super) fn config(package: &Package, findings: &mut Findings) {
+/// Native code that `genai_config.json` asks for.
+pub(super) fn libraries(package: &Package, findings: &mut Findings) {
     let mut libraries = Vec::new();
     find(&package.document, "", "custom_ops_library", &mut libraries);
     for (key, library) in libraries {

@@ -66,7 +66,7 @@ type Check = fn(&Package, &mut Findings);
 
 /// In the order of reading. Those that stand for several say so in their file.
 const CHECKS: [Check; 28] = [
-    files::config,
+    files::libraries,
     files::paths,
     files::model_file,
     files::external_data,

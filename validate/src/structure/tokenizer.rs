@@ -1,14 +1,16 @@
 //! Files of text: the tokenizer, special ids, the chat template.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use serde_json::Value;
 
 use super::package::CONFIG;
 use super::{Findings, Package};
-use crate::Tokenizer;
 use crate::graph::Dimension;
+use crate::{ChatTemplates, Error, Tokenizer};
+
+/// What the assistant says in the conversation of [`ChatTemplates::probe`].
+const PROBE_ANSWER: &str = "Hello. How can I help?";
 
 /// What the files say.
 struct Text<'a> {
@@ -192,49 +194,49 @@ impl<'a> Text<'a> {
         }
     }
 
+    /// Whether the template can be filled in, and whether generation ends where its turns do.
     fn chat_template(&self, findings: &mut Findings) {
         let file = format!("{}chat_template.jinja", self.prefix);
-        let path: PathBuf = self.package.folder.join(&file);
-        let own = self.config.get("chat_template");
-        let (at, template) = if path.is_file() {
-            match std::fs::read_to_string(&path) {
-                Ok(template) => (file, template),
-                Err(error) => {
-                    findings.error("chat-template", file, format!("cannot be read: {error}"));
-                    return;
-                }
-            }
-        } else if let Some(template) = own.and_then(Value::as_str) {
-            (format!("{}tokenizer_config.json: chat_template", self.prefix), template.to_owned())
-        } else if own.is_some_and(Value::is_array) {
-            return;
+        let at = if self.package.folder.join(&file).is_file() {
+            file
         } else {
-            findings.info("chat-template", ".", "the package has no chat template: it continues text");
+            format!("{}tokenizer_config.json: chat_template", self.prefix)
+        };
+        let text = match ChatTemplates::load(&self.package.folder.join(&self.prefix)) {
+            Ok(Some(templates)) => templates.probe(),
+            Ok(None) => {
+                findings.info("chat-template", ".", "the package has no chat template: it continues text");
+                return;
+            }
+            Err(error) => Err(error),
+        };
+        let text = match text {
+            Ok(text) => text,
+            Err(error @ Error::Chat { .. }) => {
+                findings.warning("chat-template", at, format!("refuses a conversation of three turns: {error}"));
+                return;
+            }
+            Err(error) => {
+                findings
+                    .error("chat-template", at, error.to_string())
+                    .hint("filled in with three turns, with a system's text and tools and without");
+                return;
+            }
+        };
+        let Some((_, rest)) = text.split_once(PROBE_ANSWER) else {
+            findings
+                .error("chat-template", at, "leaves out what was said")
+                .hint("it was filled in with three turns, and the answer among them is not in the text");
             return;
         };
-        if template.trim().is_empty() {
-            findings.error("chat-template", at, "is empty");
-            return;
-        }
-        // Words that end a turn, as models spell them.
-        let ends = ["im_end", "eot", "end_of_turn", "|end|", "end_of_sentence", "endofturn"];
+        // The token behind the answer is what the model says when it has answered.
+        let rest = rest.trim_start();
+        let tokens = self.ids.iter().filter(|(token, id)| self.added.contains(id) && rest.starts_with(token.as_str()));
+        let Some((token, id)) = tokens.max_by_key(|(token, _)| token.len()) else { return };
         let eos = ids_at(self.package.value("model.eos_token_id"));
-        let turn: Vec<(&String, &u64)> = self
-            .ids
-            .iter()
-            .filter(|(token, _)| token.starts_with('<') && ends.iter().any(|end| token.contains(end)))
-            .filter(|(token, _)| template.contains(token.as_str()))
-            .collect();
-        if let Some((token, id)) =
-            turn.first().filter(|_| !eos.is_empty() && turn.iter().all(|(_, id)| !eos.contains(id)))
-        {
-            findings
-                .warning(
-                    "chat-template",
-                    at,
-                    format!("ends turns with {token:?} (id {id}), which is not in eos_token_id {eos:?}"),
-                )
-                .hint("answers do not end: add the id to model.eos_token_id");
+        if !eos.is_empty() && !eos.contains(id) {
+            let message = format!("ends answers with {token:?} (id {id}), which is not in eos_token_id {eos:?}");
+            findings.warning("chat-template", at, message).hint("answers do not end: add the id to model.eos_token_id");
         }
     }
 }

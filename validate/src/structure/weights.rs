@@ -261,7 +261,7 @@ pub(super) fn quantized(package: &Package, findings: &mut Findings) {
                 findings.error("quantized", format!("{}: {}", part.file, weight.node), problem);
             }
             if let Some((mean, size, count)) = sample(&part.graph, weight)
-                && count >= 4096
+                && count >= 1024
                 && mean.abs() > OFF_CENTRE * size
                 && weight.used != Use::Embedding
             {

@@ -57,8 +57,7 @@ impl ParityReport {
         if prompts.is_empty() {
             return Err(Error::argument("the number of compared prompts", 0, "at least 1"));
         }
-        let mut findings = judge(&Tolerance::of(precision, num_parameters), &prompts);
-        findings.sort_by_key(|(verdict, _)| std::cmp::Reverse(*verdict));
+        let findings = graded(precision, num_parameters, &prompts);
         let verdict = findings.first().map_or(Verdict::Pass, |(verdict, _)| *verdict);
         let reasons = findings.into_iter().map(|(_, reason)| reason).collect();
         Ok(Self { precision, reference: reference.into(), prompts, verdict, reasons })
@@ -66,6 +65,16 @@ impl ParityReport {
 }
 
 type Finding = (Verdict, String);
+
+/// What keeps prompts from passing, the worst first. What is about greedy search holds [`GREEDY`].
+pub(crate) fn graded(precision: Precision, num_parameters: u64, prompts: &[PromptParity]) -> Vec<Finding> {
+    let mut findings = judge(&Tolerance::of(precision, num_parameters), prompts);
+    findings.sort_by_key(|(verdict, _)| std::cmp::Reverse(*verdict));
+    findings
+}
+
+/// In each finding about greedy search.
+pub(crate) const GREEDY: &str = ": greedy search ";
 
 fn judge(tolerance: &Tolerance, prompts: &[PromptParity]) -> Vec<Finding> {
     let mut findings = Vec::new();

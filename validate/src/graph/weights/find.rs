@@ -2,6 +2,7 @@
 
 use genai_onnx::tensor_proto::DataType;
 
+use super::origin::Origin;
 use super::plane::Plane;
 use super::{Source, Use, Weight, Weights};
 use crate::graph::{Found, Graph, Initializer, Node, Problem, tensor};
@@ -79,7 +80,13 @@ impl Graph {
         let Some((outer, &[first, second])) = origin.tensor.shape.split_last_chunk::<2>() else { return Vec::new() };
         let count = outer.iter().fold(1_usize, |all, &dim| all.saturating_mul(dim));
         let transposed = transposed != origin.transposed;
-        let (n, k) = if transposed { (second, first) } else { (first, second) };
+        let (rows, columns) = match origin.cut {
+            None => (first, second),
+            Some((0, end)) if outer.is_empty() => (first.min(end), second),
+            Some((_, end)) if outer.is_empty() => (first, second.min(end)),
+            Some(_) => return Vec::new(),
+        };
+        let (n, k) = if transposed { (columns, rows) } else { (rows, columns) };
         if origin.dequantize.is_none() && !origin.tensor.is_float() {
             return Vec::new();
         }
@@ -114,8 +121,8 @@ impl Graph {
         let &[rows, columns] = shape else {
             return Err(format!("is dequantized from {} dimensions, expected a matrix", shape.len()));
         };
-        let scales = self.constant_input(node, 1)?.ok_or("has no scales")?;
-        let codes = self.constant_input(node, 0)?.ok_or("has no codes")?;
+        let scales = self.constant_input(node, 1).ok_or("has no scales")?;
+        let codes = self.constant_input(node, 0).ok_or("has no codes")?;
         let axis = node.int("axis").unwrap_or(1);
         let axis = if axis < 0 { axis.saturating_add(2) } else { axis };
         let block = usize::try_from(node.int("block_size").unwrap_or(0)).unwrap_or(0);
@@ -156,7 +163,7 @@ impl Graph {
             columns: shared_columns,
             step: as_u64(step),
         };
-        let zeros = self.constant_input(node, 2)?;
+        let zeros = self.constant_input(node, 2);
         if let Some(zeros) = zeros {
             fits(zeros, "zero points")?;
             if zeros.dtype != codes.dtype {
@@ -177,7 +184,7 @@ impl Graph {
         let bits = code_bits(node.int("bits").unwrap_or(4))?;
         let block = block_size(node.int("block_size").unwrap_or(0))?;
         let blocks = k.div_ceil(block);
-        let Some(codes) = self.constant_input(node, 1)? else { return Ok(None) };
+        let Some(codes) = self.constant_input(node, 1) else { return Ok(None) };
         let row_bytes = blocks.saturating_mul(block.saturating_mul(as_usize(bits)) / 8);
         let expected = vec![n, blocks, row_bytes.checked_div(blocks).unwrap_or(0)];
         if codes.shape != expected || codes.dtype != DataType::Uint8 {
@@ -189,15 +196,15 @@ impl Graph {
             ));
         }
         let quantized = Quantized { node, bits, block, n, k, row_bytes };
-        let groups = self.constant_input(node, 4)?;
+        let groups = self.constant_input(node, 4);
         if let Some(groups) = groups.filter(|groups| groups.elements < as_u64(k) || groups.dtype != DataType::Int32) {
             return Err(format!(
                 "has group indices `{}` of shape {:?}, expected INT32 [{k}]",
                 groups.name, groups.shape
             ));
         }
-        let scales = self.constant_input(node, 2)?.ok_or("has no scales")?;
-        let mut weight = self.blocked(&quantized, 1, Use::Product, 0, codes, scales, self.constant_input(node, 3)?)?;
+        let scales = self.constant_input(node, 2).ok_or("has no scales")?;
+        let mut weight = self.blocked(&quantized, 1, Use::Product, 0, codes, scales, self.constant_input(node, 3))?;
         weight.source.groups = groups.map(|groups| groups.name.clone());
         if groups.is_some() {
             weight.stored.push_str(", group indices");
@@ -215,7 +222,7 @@ impl Graph {
         let reshaped = self.producer(data).filter(|producer| producer.op_type == "Reshape");
         let name = reshaped.and_then(|reshape| reshape.input(0)).unwrap_or(data);
         let Some(codes) = self.initializer(name) else { return Ok(None) };
-        let scales = self.constant_input(node, 2)?.ok_or("has no scales")?;
+        let scales = self.constant_input(node, 2).ok_or("has no scales")?;
         let &[n, blocks] = scales.shape.as_slice() else {
             return Err(format!("has scales `{}` of shape {:?}, expected two dimensions", scales.name, scales.shape));
         };
@@ -233,7 +240,7 @@ impl Graph {
                 codes.name, codes.shape, scales.shape
             ));
         }
-        let zeros = self.constant_input(node, 3)?;
+        let zeros = self.constant_input(node, 3);
         let row_bytes = usize::try_from(row).unwrap_or(0);
         let quantized = Quantized { node, bits, block, n, k, row_bytes };
         self.blocked(&quantized, 0, Use::Embedding, 0, codes, scales, zeros).map(Some)
@@ -259,11 +266,11 @@ impl Graph {
         zeros: usize,
         name: &str,
     ) -> Result<Vec<Weight>, String> {
-        let Some(codes) = self.constant_input(node, slot)? else { return Ok(Vec::new()) };
+        let Some(codes) = self.constant_input(node, slot) else { return Ok(Vec::new()) };
         if node.text("quant_type").is_some_and(|kind| kind != "int") {
             return Ok(Vec::new());
         }
-        let scales = self.constant_input(node, scales)?.ok_or("has no scales")?;
+        let scales = self.constant_input(node, scales).ok_or("has no scales")?;
         let own = node.int(&format!("{name}_expert_weight_bits")).filter(|&bits| bits > 0);
         let bits = code_bits(own.or_else(|| node.int("expert_weight_bits")).unwrap_or(4))?;
         let &[experts, n, row_bytes] = codes.shape.as_slice() else {
@@ -286,7 +293,7 @@ impl Graph {
                 codes.name, codes.shape, scales.name, scales.shape
             ));
         }
-        let zeros = self.constant_input(node, zeros)?;
+        let zeros = self.constant_input(node, zeros);
         let quantized = Quantized { node, bits, block, n, k, row_bytes };
         (0..experts)
             .map(|expert| self.blocked(&quantized, slot, Use::Expert(expert), expert, codes, scales, zeros))
@@ -408,35 +415,9 @@ impl Graph {
     }
 
     /// `None` where the input is left out or computed.
-    fn constant_input(&self, node: &Node, slot: usize) -> Result<Option<&Initializer>, String> {
-        Ok(node.input(slot).and_then(|name| self.initializer(name)))
+    fn constant_input(&self, node: &Node, slot: usize) -> Option<&Initializer> {
+        node.input(slot).and_then(|name| self.initializer(name))
     }
-
-    /// The constant that a value is, but for its type and the order of its two axes.
-    fn origin(&self, name: &str) -> Option<Origin<'_>> {
-        let (mut name, mut transposed, mut dequantize) = (name, false, None);
-        // More steps than any exporter makes: a loop in a damaged graph ends here.
-        for _ in 0..8 {
-            if let Some(tensor) = self.initializer(name) {
-                return Some(Origin { tensor, transposed, dequantize });
-            }
-            let node = self.producer(name).filter(|node| node.domain.is_empty() || node.is_contrib())?;
-            match node.op_type.as_str() {
-                "Cast" | "Identity" => {}
-                "Transpose" if node.ints("perm").is_none_or(|perm| perm == [1, 0]) => transposed = !transposed,
-                "DequantizeLinear" if dequantize.is_none() => dequantize = Some(node),
-                _ => return None,
-            }
-            name = node.input(0)?;
-        }
-        None
-    }
-}
-
-struct Origin<'a> {
-    tensor: &'a Initializer,
-    transposed: bool,
-    dequantize: Option<&'a Node>,
 }
 
 /// What a node says of its codes.

@@ -11,6 +11,7 @@
 //! GatherBlockQuantized, QMoE), <https://onnx.ai/onnx/operators> (DequantizeLinear).
 
 mod find;
+mod origin;
 mod plane;
 #[cfg(test)]
 mod tests;

@@ -151,6 +151,27 @@ fn dequantized_matrices_are_read_on_either_axis() {
     let wanted = expected(&codes, &scales, |block| f32::from(zeros[block]));
     assert_eq!(only(&read), (wanted.clone(), "uint4, blocks of 16, zero points".to_owned()));
 
+    // The same, filled up to whole blocks and cut.
+    let filled = vec![
+        node("DequantizeLinear", &["c", "s", "z"], &["d"], vec![int("axis", 1), int("block_size", 16)]),
+        node("Slice", &["d", "from", "to", "axes"], &["p"], vec![]),
+        node("Transpose", &["p"], &["t"], vec![ints("perm", &[1, 0])]),
+        node("MatMul", &["x", "t"], &["y"], vec![]),
+    ];
+    let number = |name: &str, value: i64| tensor(name, DataType::Int64, &[1], value.to_le_bytes().to_vec());
+    let read = open(
+        filled,
+        vec![
+            tensor("c", DataType::Uint4, &[3, 48], packed(&codes.concat(), 4)),
+            floats("s", &[3, 3], &scales),
+            tensor("z", DataType::Uint4, &[3, 3], packed(&zeros, 4)),
+            number("from", 0),
+            number("to", 40),
+            number("axes", 1),
+        ],
+    );
+    assert_eq!(only(&read).0, wanted);
+
     // By columns: `[k, n]` in blocks along the rows, packed along n, which is odd.
     let columns: Vec<u8> = (0..40).flat_map(|k| (0..3).map(move |n| (n, k))).map(|(n, k)| codes[n][k]).collect();
     let turn = |values: &[f32]| (0..9).map(|at| values[at % 3 * 3 + at / 3]).collect::<Vec<_>>();

@@ -1,0 +1,105 @@
+//! Processes of this tool that run one model each: so that the peak of memory is that model's, and so that a reference can
+//! run on another ONNX Runtime, of which a process can load only one.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use genai_validate::judge::{self, BenchOptions, Recording, Text};
+use genai_validate::report::Bench;
+use genai_validate::{Error, LoadOptions, Result};
+
+use super::validate::runtime;
+use crate::args::{ChildArgs, ProviderArg, RuntimeArgs};
+use crate::console::print;
+use crate::failure::{Failure, code};
+use crate::report::peak_memory;
+
+/// A process to come.
+#[derive(Clone)]
+pub(crate) struct Child {
+    pub(crate) package: PathBuf,
+    pub(crate) provider: ProviderArg,
+    pub(crate) threads: Option<usize>,
+    pub(crate) runtime: RuntimeArgs,
+}
+
+impl Child {
+    /// Speed and memory of the package.
+    pub(crate) fn measure(&self) -> Result<Bench> {
+        let output = self.run("measure", &[])?;
+        serde_json::from_slice(&output).map_err(|error| failed("measure", error.to_string()))
+    }
+
+    /// What the package gives for texts.
+    pub(crate) fn record(&self, texts: &[Text]) -> Result<Recording> {
+        let file = std::env::temp_dir().join(format!("genai-build-{}.safetensors", std::process::id()));
+        let texts: BTreeMap<&str, &str> = texts.iter().map(|text| (text.name.as_str(), text.text.as_str())).collect();
+        let texts = serde_json::to_string(&texts).map_err(|error| failed("record", error.to_string()))?;
+        let path =
+            file.to_str().ok_or_else(|| failed("record", "the folder for temporary files is not Unicode".into()))?;
+        let ran = self.run("record", &["--output", path, "--texts", &texts]);
+        let recording = ran.and_then(|_| Recording::read(&file));
+        // Gone in failure, too; where there is none, nothing is left to do.
+        let _ = fs::remove_file(&file);
+        recording
+    }
+
+    fn run(&self, verb: &str, arguments: &[&str]) -> Result<Vec<u8>> {
+        let this = std::env::current_exe().map_err(|error| failed(verb, error.to_string()))?;
+        let mut command = Command::new(this);
+        command.arg(verb).arg(&self.package).args(arguments);
+        command.args(["--provider", self.provider.word()]);
+        if let Some(threads) = self.threads {
+            command.args(["--threads", &threads.to_string()]);
+        }
+        if let Some(library) = &self.runtime.ort_lib {
+            command.arg("--ort-lib").arg(library);
+        }
+        if self.runtime.offline {
+            command.arg("--offline");
+        }
+        let output = command.stdin(Stdio::null()).output().map_err(|error| failed(verb, error.to_string()))?;
+        if output.status.success() {
+            return Ok(output.stdout);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(failed(verb, format!("{}: {}", output.status, said.trim())))
+    }
+}
+
+fn failed(verb: &str, problem: String) -> Error {
+    Error::Execution { doing: format!("running a process to {verb}"), source: problem.into() }
+}
+
+pub(crate) fn measure(args: &ChildArgs) -> std::result::Result<(), Failure> {
+    let runtime = runtime(&args.runtime)?;
+    let bench = judge::measure_package(&args.package, &runtime, load_options(args), &BenchOptions::default())?;
+    let bench = Bench { peak_memory: peak_memory(), ..bench };
+    let text = serde_json::to_string(&bench).map_err(|error| Failure::new(code::INTERNAL, error.to_string()))?;
+    print(&text)
+}
+
+pub(crate) fn record(args: &ChildArgs) -> std::result::Result<(), Failure> {
+    let texts: BTreeMap<String, String> =
+        serde_json::from_str(&args.texts).map_err(|error| Failure::usage(format!("--texts: {error}")))?;
+    let texts: Vec<Text> = texts.into_iter().map(|(name, text)| Text { name, text }).collect();
+    let output = args.output.as_ref().ok_or_else(|| Failure::usage("--output is missing"))?;
+    let runtime = runtime(&args.runtime)?;
+    Ok(judge::record(&args.package, &texts, &runtime, load_options(args))?.write(output)?)
+}
+
+fn load_options(args: &ChildArgs) -> LoadOptions {
+    LoadOptions { provider: args.provider.into(), threads: args.threads, ..LoadOptions::default() }
+}
+
+impl ProviderArg {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::Webgpu => "webgpu",
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Where, from layer to layer, a package leaves its reference: keys and values first, then the stream between layers.
+
+use super::load::Loaded;
+use super::tolerance::layer_limit;
+use super::{Recording, taps};
+use crate::interpreter::LayerTrace;
+use crate::model::CachedTensor;
+use crate::report::{Finding, LayerError, Severity, Stage, StageReport};
+use crate::{Error, Matrix, Result};
+
+/// The layers of the interpreter in the order of a package's caches. A layer that reads another's keys has no cache, and
+/// its stream stays with the last one that has.
+pub(super) fn numbered_by_cache(traces: Vec<LayerTrace>) -> Vec<LayerTrace> {
+    traces.into_iter().filter(|trace| trace.key.is_some()).collect()
+}
+
+/// Compares what the package gives of its layers with the recording's.
+pub(super) fn check(loaded: &Loaded, recording: &Recording) -> (StageReport, Vec<LayerError>) {
+    let not_run = |why: String| (StageReport::not_run(Stage::Layers, why), Vec::new());
+    let Some(prompt) = recording.reference.prompts.first().filter(|_| !recording.layers.is_empty()) else {
+        return not_run("the reference knows nothing of the layers".to_owned());
+    };
+    let found = match of_package(loaded, &prompt.input_ids) {
+        Ok(found) => found,
+        Err(error) => return not_run(error.to_string()),
+    };
+    let mut errors = Vec::new();
+    let mut findings = Vec::new();
+    if found.len() != recording.layers.len() {
+        let message =
+            format!("the package has caches for {} layers, the reference {}", found.len(), recording.layers.len());
+        findings.push(Finding::new(Severity::Error, "layers", "present.*", message));
+    }
+    let limit = layer_limit(loaded.precision);
+    for (layer, (found, expected)) in found.iter().zip(&recording.layers).enumerate() {
+        for (tap, found, expected) in [
+            ("residual", &found.residual, &expected.residual),
+            ("key", &found.key, &expected.key),
+            ("value", &found.value, &expected.value),
+        ] {
+            let (Some(found), Some(expected)) = (found, expected) else { continue };
+            match difference(expected, found) {
+                Some(error) => {
+                    let within = error.relative_rms <= limit;
+                    errors.push(LayerError { layer: Some(layer), tap: tap.to_owned(), beyond: !within, ..error });
+                }
+                None => {
+                    let size = |matrix: &Matrix| format!("[{}, {}]", matrix.rows(), matrix.cols());
+                    let message = format!("is {}, expected {}", size(found), size(expected));
+                    let at = format!("layer {layer}, {tap}");
+                    // Heads may be padded to what a kernel takes: where the padding lies cannot be known.
+                    let severity = if found.cols() > expected.cols() { Severity::Info } else { Severity::Error };
+                    findings.push(Finding::new(severity, "layer-shape", at, message));
+                }
+            }
+        }
+    }
+    if errors.is_empty() && findings.is_empty() {
+        return not_run("neither caches nor the stream between layers can be read in this graph".to_owned());
+    }
+    findings.extend(first_bad(&errors, limit));
+    (StageReport::judged(Stage::Layers, errors.len(), findings), errors)
+}
+
+/// The first layer that is off, and what of it.
+fn first_bad(errors: &[LayerError], limit: f64) -> Option<Finding> {
+    let first = errors.iter().find(|error| error.beyond)?;
+    let layer = first.layer?;
+    let of = |tap: &str| errors.iter().find(|error| error.layer == Some(layer) && error.tap == tap);
+    let bad = |tap: &str| of(tap).map(|error| error.beyond);
+    let before = layer.saturating_sub(1);
+    let last = of_last_layer(errors, layer);
+    let cause = match (bad("residual"), bad("key"), bad("value")) {
+        (Some(true), ..) if layer == 0 => {
+            "the stream is wrong before the first layer: the embedding, or its scale".to_owned()
+        }
+        (Some(true), ..) => format!(
+            "keys and values of layer {before} are right, so what comes behind them there: queries, attention, o_proj, \
+             norms or MLP of layer {before}"
+        ),
+        (_, Some(true), Some(false)) => {
+            format!("the values are right, so k_proj, its norm or the rotary embedding of layer {layer}")
+        }
+        (_, Some(false), Some(true)) => format!("the keys are right, so v_proj of layer {layer}"),
+        (Some(false), Some(true), _) => {
+            format!("the stream before is right, so the input norm or projections of layer {layer}")
+        }
+        _ if layer == 0 => "the embedding, or the input norm or projections of layer 0".to_owned(),
+        _ => format!("anything behind the keys and values of layer {before}, up to those of layer {layer}"),
+    };
+    let message = format!(
+        "the first tensor that is off, by {:.1e} of its size (relative RMS), expected at most {limit:.0e}{last}",
+        first.relative_rms
+    );
+    let finding = Finding::new(Severity::Error, "first-bad-layer", format!("layer {layer}, {}", first.tap), message);
+    Some(finding.with_hint(cause))
+}
+
+fn of_last_layer(errors: &[LayerError], layer: usize) -> String {
+    let before = errors.iter().filter(|error| error.layer.is_some_and(|other| other < layer));
+    let worst = before.map(|error| error.relative_rms).fold(0.0, f64::max);
+    if layer == 0 { String::new() } else { format!("; layers before it are within {worst:.1e}") }
+}
+
+/// What a package gives of its layers for a prompt: caches where they can be read, and the stream between layers where it
+/// is found in the graph.
+pub(super) fn of_package(loaded: &Loaded, ids: &[u32]) -> Result<Vec<LayerTrace>> {
+    if ids.is_empty() {
+        return Err(Error::argument("the number of tokens", 0, "at least 1"));
+    }
+    let tapped = taps::residuals(loaded, ids);
+    let mut sequence = loaded.sequence(ids.len())?;
+    sequence.append(ids)?;
+    let mut layers = Vec::new();
+    match sequence.cached() {
+        Ok(cached) => {
+            for pair in cached.chunks_exact(2) {
+                let [key, value] = pair else { continue };
+                layers.push(LayerTrace { key: by_token(key)?, value: by_token(value)?, residual: None });
+            }
+        }
+        // Codes of a quantized cache, or one that is not given back: the stream may be enough.
+        Err(error) if tapped.as_ref().is_ok_and(|taps| !taps.is_empty()) => drop(error),
+        Err(error) => return Err(error),
+    }
+    for (layer, residual) in tapped.unwrap_or_default().into_iter().enumerate() {
+        if layers.len() <= layer {
+            layers.push(LayerTrace::default());
+        }
+        if let Some(trace) = layers.get_mut(layer) {
+            trace.residual = residual;
+        }
+    }
+    Ok(layers)
+}
+
+/// `[1, heads, tokens, size]` as `[tokens, heads * size]`; `None` where it is no cache of tokens.
+fn by_token(cached: &CachedTensor) -> Result<Option<Matrix>> {
+    let [1, heads, tokens, size] = cached.shape[..] else { return Ok(None) };
+    let mut matrix = Matrix::zeros(tokens, heads.saturating_mul(size));
+    if size == 0 || tokens == 0 {
+        return Ok(None);
+    }
+    for (index, values) in cached.values.chunks_exact(size).enumerate() {
+        let (head, token) = (index / tokens, index % tokens);
+        if let Some(row) = matrix.row_mut(token).get_mut(head * size..(head + 1) * size) {
+            row.copy_from_slice(values);
+        }
+    }
+    Ok(Some(matrix))
+}
+
+/// `None` where the shapes differ.
+fn difference(expected: &Matrix, found: &Matrix) -> Option<LayerError> {
+    if (expected.rows(), expected.cols()) != (found.rows(), found.cols()) {
+        return None;
+    }
+    let (mut max_abs, mut error, mut size, mut other, mut product) = (0f64, 0f64, 0f64, 0f64, 0f64);
+    for (&expected, &found) in expected.data().iter().zip(found.data()) {
+        let (expected, found) = (f64::from(expected), f64::from(found));
+        let difference = (expected - found).abs();
+        max_abs = if difference.is_nan() { f64::NAN } else { max_abs.max(difference) };
+        error += difference * difference;
+        size += expected * expected;
+        other += found * found;
+        product += expected * found;
+    }
+    let relative_rms = if error == 0.0 { 0.0 } else { (error / size.max(f64::MIN_POSITIVE)).sqrt() };
+    let cosine = if error == 0.0 { 1.0 } else { product / (size.sqrt() * other.sqrt()).max(f64::MIN_POSITIVE) };
+    Some(LayerError { layer: None, tap: String::new(), max_abs, relative_rms, cosine, beyond: false })
+}
