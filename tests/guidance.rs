@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use genai_validate::{
-    Config, Constraint, Decoding, Generator, GeneratorParams, Grammar, GrammarCompiler, Guidance, Model, SearchOptions,
-    Spacing, SpecialTokens, Tokenizer,
+    Config, Constraint, Decoding, Generator, GeneratorParams, Grammar, GrammarCompiler, Guidance, LogitsProcessor,
+    Model, SearchOptions, Spacing, SpecialTokens, Tokenizer,
 };
 use serde_json::{Value, json};
 
@@ -20,10 +20,13 @@ use crate::support::{Outcome, build, fixture, for_each, load};
 const COUNT: usize = 100;
 const LONGEST: usize = 600;
 
-/// Tokens that end a string, a list or an object, and those that other texts need to come to an end.
-fn closing(compiler: &GrammarCompiler, vocab_size: usize) -> Vec<u32> {
-    let closes = |bytes: &[u8]| matches!(bytes, b"\"" | b"]" | b"}" | b"@" | b"-" | b"Z");
-    (0..u32::try_from(vocab_size).unwrap()).filter(|&id| closes(compiler.token_bytes(id))).collect()
+/// Tokens that end a string, a list or an object.
+const ENDS: [&str; 3] = ["\"", "]", "}"];
+/// What patterns, formats and fractions wait for.
+const AWAITED: [&str; 4] = ["@", "-", "1", "Z"];
+
+fn tokens<const N: usize>(compiler: &GrammarCompiler, texts: [&str; N]) -> Vec<u32> {
+    texts.map(|text| (0..).find(|&id| compiler.token_bytes(id) == text.as_bytes()).unwrap()).to_vec()
 }
 
 /// The text that a chooser writes who knows nothing but the grammar.
@@ -62,7 +65,7 @@ fn whatever_a_schema_lets_through_is_of_that_schema() {
     // As many logits as tokens, and some more.
     let vocab_size = tokenizer.vocab_size() + 16;
     let compiler = GrammarCompiler::new(&tokenizer, vocab_size, &[end]).unwrap();
-    let closing = closing(&compiler, vocab_size);
+    let closing = tokens(&compiler, ENDS);
     let schemas = schemas(COUNT);
     let tokens = AtomicUsize::new(0);
     for_each(&schemas, ToString::to_string, |schema| {
@@ -120,8 +123,9 @@ fn a_model_under_a_schema_writes_json_of_that_schema() {
     let model = load(folder.path()).unwrap();
     let tokenizer = Tokenizer::load(&package.tokenizer_folder).unwrap();
     let compiler = GrammarCompiler::new(&tokenizer, package.vocab_size, &package.eos_token_ids).unwrap();
-    let mut closing = closing(&compiler, package.vocab_size);
-    closing.extend(&package.eos_token_ids);
+    let mut ends = tokens(&compiler, ENDS);
+    ends.extend(&package.eos_token_ids);
+    let awaited = tokens(&compiler, AWAITED);
     let prompt = tokenizer.encode("Once upon a time there was", SpecialTokens::Added).unwrap();
     let schemas: Vec<(usize, Value)> = schemas(COUNT).into_iter().enumerate().collect();
     let forced = AtomicUsize::new(0);
@@ -136,12 +140,28 @@ fn a_model_under_a_schema_writes_json_of_that_schema() {
                 random_seed: Some(u32::try_from(*index)?),
                 ..package.search.clone()
             };
-            let ids = written(&model, search, grammar, index % 2 == 0, &closing, &prompt, &forced)?;
+            let ids = written(&model, search, grammar, index % 2 == 0, impatient(&ends, &awaited), &prompt, &forced)?;
             let ids = &ids.ok_or("has no end")?;
             is_of(schema, &tokenizer.decode(ids)?)
         },
     );
     assert!(forced.into_inner() > COUNT, "nothing was forced");
+}
+
+/// A model that has read nothing but tales ends nothing by itself: the longer the text, the likelier what ends it, or what
+/// an end waits for. Of the latter each has its turn, because what follows one may be another for ever.
+fn impatient(ends: &[u32], awaited: &[u32]) -> Box<dyn LogitsProcessor> {
+    let (ends, awaited) = (ends.to_vec(), awaited.to_vec());
+    Box::new(move |ids: &[u32], scores: &mut [f32]| {
+        let turn = &awaited[ids.len() % awaited.len()];
+        for &id in ends.iter().chain([turn]) {
+            let score = &mut scores[id as usize];
+            if *score > f32::MIN {
+                *score += 3.0 + ids.len() as f32 / 20.0;
+            }
+        }
+        Ok(())
+    })
 }
 
 /// The tokens behind the prompt; none if they did not end.
@@ -150,28 +170,17 @@ fn written(
     search: SearchOptions,
     grammar: Grammar,
     forced_tokens: bool,
-    closing: &[u32],
+    impatient: Box<dyn LogitsProcessor>,
     prompt: &[u32],
     forced: &AtomicUsize,
 ) -> Outcome<Option<Vec<u32>>> {
-    let closing = closing.to_vec();
-    // A model that has read nothing but tales closes nothing by itself.
-    let impatient = move |ids: &[u32], scores: &mut [f32]| {
-        for &id in &closing {
-            let score = &mut scores[id as usize];
-            if *score > f32::MIN {
-                *score += 3.0 + ids.len() as f32 / 20.0;
-            }
-        }
-        Ok(())
-    };
     let mut generator = Generator::new(
         model,
         GeneratorParams {
             search,
             constraints: vec![Box::new(grammar)],
             forced_tokens,
-            processors: vec![Box::new(impatient)],
+            processors: vec![impatient],
             ..GeneratorParams::default()
         },
     )?;
