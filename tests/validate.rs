@@ -62,6 +62,21 @@ fn what_did_not_run_is_no_pass() -> Outcome {
 }
 
 #[test]
+fn what_a_person_accepts_is_a_warning() -> Outcome {
+    let package = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
+    let other = fixture("tales-llama").join("tokenizer.json");
+    fs::copy(other, package.path().join("tokenizer.json"))?;
+    let refused = report(package.path(), &[]);
+    assert_eq!(refused["error"]["exit_code"], FAILED);
+    assert_eq!(stages(&refused), ["structure fail", "load pass", "consistency pass"], "bytes stand for tokens");
+    let accepted = validate(package.path(), &["--allow", "vocabulary", "--allow", "nothing"]);
+    assert_eq!(accepted.code, 0, "{accepted:?}");
+    assert!(accepted.stdout.contains("accepted, else error: "), "{accepted:?}");
+    assert!(accepted.stderr.contains("--allow nothing: no check of that name"), "{accepted:?}");
+    Ok(())
+}
+
+#[test]
 fn another_package_is_a_reference_and_can_be_kept() -> Outcome {
     let exact = build(&fixture("tales-llama"), "fp32", "cpu", &[])?;
     let package = build(&fixture("tales-llama"), "int4", "cpu", &[])?;

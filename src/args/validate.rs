@@ -49,6 +49,10 @@ pub(crate) struct ValidateArgs {
     #[arg(long, value_name = "FILE")]
     pub(crate) text: Vec<PathBuf>,
 
+    /// Accept what a check finds, by the word behind the stage in the report: it becomes a warning; can be repeated
+    #[arg(long, value_name = "CHECK")]
+    pub(crate) allow: Vec<String>,
+
     /// Write the reference that was compared with, for later: a .safetensors file
     #[arg(long = "save-reference", alias = "save_reference", value_name = "FILE")]
     pub(crate) save_reference: Option<PathBuf>,

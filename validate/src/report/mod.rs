@@ -336,4 +336,22 @@ impl Report {
         let verdict = stages.iter().map(of).max().unwrap_or(Verdict::Ambiguous);
         Self { package, stages, measured, verdict }
     }
+
+    /// The same where a person accepts what these checks find: it is told as a warning, and does not decide.
+    pub fn accepting(self, checks: &[String]) -> Self {
+        let accepted = |finding: Finding| {
+            if finding.severity <= Severity::Warning || !checks.iter().any(|check| check == finding.check) {
+                return finding;
+            }
+            let message = format!("accepted, else {}: {}", finding.severity.name(), finding.message);
+            Finding { severity: Severity::Warning, message, ..finding }
+        };
+        let stages = self.stages.into_iter().map(|stage| match stage.outcome {
+            Outcome::NotRun { .. } => stage,
+            Outcome::Judged { .. } => {
+                StageReport::judged(stage.stage, stage.checks, stage.findings.into_iter().map(accepted).collect())
+            }
+        });
+        Self::new(self.package, stages.collect(), self.measured)
+    }
 }
