@@ -17,6 +17,24 @@
 //!   prompt which ends in it; this crate does not.
 //! - A package is input from a stranger: every path in it stays inside its folder and every name template is parsed.
 //!
+//! # Where is what
+//!
+//! | a package runs | |
+//! | --- | --- |
+//! | `config`, `search_options` | `genai_config.json`, typed and strict |
+//! | [`runtime`], `model` | ONNX Runtime; a graph wired by its names; caches of every kind |
+//! | `sequence`, `generator`, [`sampling`] | logits of one text; tokens of batches and beams |
+//! | `tokenizer`, `guidance` | text and chat templates; grammars |
+//! | [`engine`], [`completion`] | many texts on one model; prompts, chats, states |
+//!
+//! | a package is judged | |
+//! | --- | --- |
+//! | [`graph`] | ONNX files as data, their matrices as f32 |
+//! | [`structure`], [`anatomy`] | without running: against itself, against its checkpoint |
+//! | [`interpreter`], `reference`, [`metrics`], `verdict` | what should come out, how far it is off, what that means |
+//! | [`judge`], [`report`] | the stages in order; pages of what they found |
+//! | [`diff`], `integrity` | two packages; the bytes that were written |
+//!
 //! # What onnxruntime-genai's Python API calls it
 //!
 //! | `onnxruntime_genai` | here | remark |
