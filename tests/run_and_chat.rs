@@ -208,7 +208,7 @@ fn a_chat_goes_on_from_its_cache() -> Outcome {
     chat(&["--num-beams", "2"], "").failed(UNSUPPORTED, &["2 beams"])?;
     chat(&["--template-variables", "[]"], "").failed(USAGE, &["--template-variables"])?;
     chat(&["--once", &"word ".repeat(3000)], "").failed(USAGE, &["the conversation has", "there is room for"])?;
-    let without = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
+    let without = build(&fixture("llama-mha"), "fp32", "cpu", &[])?;
     given(&arguments("chat", &without, &[]), "").failed(UNSUPPORTED, &["no chat template", "genai-build run"])
 }
 

@@ -104,7 +104,10 @@ impl<'a> Examination<'a> {
         let mut normed = product.input;
         // Of the last token alone.
         for _ in 0..4 {
-            let picks = self.trail.maker(normed).filter(|node| matches!(node.op_type.as_str(), "Gather" | "Slice"));
+            let picks = self
+                .trail
+                .maker(normed)
+                .filter(|node| matches!(node.op_type.as_str(), "Gather" | "GatherND" | "Slice"));
             normed = picks.and_then(|node| node.input(0)).unwrap_or(normed);
         }
         let Some(norm) = self.trail.norm(normed) else {

@@ -6,7 +6,7 @@ use super::{Recording, taps};
 use crate::interpreter::LayerTrace;
 use crate::model::CachedTensor;
 use crate::report::{Finding, LayerError, Severity, Stage, StageReport};
-use crate::{Error, Matrix, Result};
+use crate::{Error, Matrix, Result, Verdict};
 
 /// The layers of the interpreter in the order of a package's caches. A layer that reads another's keys has no cache, and
 /// its stream stays with the last one that has.
@@ -94,6 +94,20 @@ fn first_bad(errors: &[LayerError], limit: f64) -> Option<Finding> {
     );
     let finding = Finding::new(Severity::Error, "first-bad-layer", format!("layer {layer}, {}", first.tap), message);
     Some(finding.with_hint(cause))
+}
+
+/// Where logits are wrong and nothing that can be seen of the layers is: what is left.
+pub(super) fn behind(stage: &StageReport, errors: &[LayerError]) -> Option<Finding> {
+    let last = errors.iter().filter_map(|error| error.layer).max()?;
+    if stage.verdict() != Some(Verdict::Pass) {
+        return None;
+    }
+    let message = "all that can be seen of the layers is right, and the logits are not";
+    let cause = format!(
+        "what comes behind the keys and values of layer {last}: queries, attention, o_proj, norms or MLP there, the final \
+         norm, the head or a softcap"
+    );
+    Some(Finding::new(Severity::Info, "behind-the-layers", format!("layer {last}"), message).with_hint(cause))
 }
 
 fn of_last_layer(errors: &[LayerError], layer: usize) -> String {

@@ -267,7 +267,10 @@ impl<'a> Judge<'a> {
         self.stages.push(logits::judged(&compared.parity, compared.parameters));
         if request.wants(Stage::Layers) {
             note("comparing layer by layer");
-            let (stage, layers) = layers::check(loaded, &compared.recording);
+            let (mut stage, layers) = layers::check(loaded, &compared.recording);
+            if compared.parity.verdict == crate::Verdict::Fail {
+                stage.findings.extend(layers::behind(&stage, &layers));
+            }
             self.measured.layers = layers;
             self.stages.push(stage);
         }
