@@ -68,12 +68,15 @@ impl Wiring {
 
         if let Some(mask) = &self.attention_mask {
             let columns = rows.iter().map(|row| row.past.columns()).max().unwrap_or(0);
-            let values = rows.iter().flat_map(|row| {
-                let real = row.past.columns()..row.past.columns() + row.ids.len();
-                (0..columns + width).map(move |column| i64::from(row.past.is_real(column) || real.contains(&column)))
-            });
+            let mut values = Vec::with_capacity(rows.len() * (columns + width));
+            for row in rows {
+                let end = values.len() + columns + width;
+                values.extend((0..row.past.columns()).map(|column| i64::from(row.past.is_real(column))));
+                values.resize(values.len() + row.ids.len(), 1);
+                values.resize(end, 0);
+            }
             let shape = [rows.len(), columns + width];
-            inputs.push((mask.name.clone(), integers(mask.element, &shape, values.collect())?));
+            inputs.push((mask.name.clone(), integers(mask.element, &shape, values)?));
         }
         if let Some(PositionIds { input, planes }) = &self.position_ids {
             let row_positions = |row: &Row| {

@@ -344,13 +344,14 @@ impl Bound {
         let wiring = &model.wiring;
         let binding = &mut self.binding;
         for (name, tensor) in inputs.iter().chain(extra) {
-            binding.bind_input(name, tensor).map_err(Error::execution(format!("binding {name}")))?;
+            binding.bind_input(name, tensor).map_err(|error| Error::execution(format!("binding {name}"))(error))?;
         }
         let memory = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput)
             .map_err(Error::execution("describing CPU memory"))?;
         // Bound anew each time: the outputs of the last run may have had another shape, and may still be in use.
         for name in std::iter::once(&wiring.logits).chain(&wiring.extra_outputs) {
-            binding.bind_output_to_device(name, &memory).map_err(Error::execution(format!("binding {name}")))?;
+            let bound = binding.bind_output_to_device(name, &memory);
+            bound.map_err(|error| Error::execution(format!("binding {name}"))(error))?;
         }
         let mut session = model.session();
         let mut outputs =

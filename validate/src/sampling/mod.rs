@@ -149,17 +149,34 @@ struct Candidate {
 }
 
 fn likeliest(logits: &[f32]) -> Result<usize> {
-    let mut best: Option<(usize, f32)> = None;
-    for (token, &score) in logits.iter().enumerate() {
-        if score.is_nan() || score == f32::INFINITY {
-            return Err(Error::argument("logits", format!("{score} at token {token}"), "numbers below infinity"));
+    // Lanes, because a maximum from first to last is one long chain of comparisons.
+    const LANES: usize = 16;
+    let mut highest = [f32::NEG_INFINITY; LANES];
+    let mut usable = [true; LANES];
+    let (chunks, rest) = logits.as_chunks::<LANES>();
+    let mut see = |lane: usize, score: f32| {
+        if let (Some(highest), Some(usable)) = (highest.get_mut(lane), usable.get_mut(lane)) {
+            *highest = if score > *highest { score } else { *highest };
+            // False for NaN too.
+            *usable &= score < f32::INFINITY;
         }
-        if best.is_none_or(|(_, highest)| score > highest) {
-            best = Some((token, score));
+    };
+    for chunk in chunks {
+        for (lane, &score) in chunk.iter().enumerate() {
+            see(lane, score);
         }
     }
-    match best {
-        Some((token, score)) if score > f32::NEG_INFINITY => Ok(token),
+    for (lane, &score) in rest.iter().enumerate() {
+        see(lane, score);
+    }
+    if usable != [true; LANES] {
+        let unusable = |(_, score): &(usize, &f32)| score.is_nan() || **score == f32::INFINITY;
+        let (token, score) = logits.iter().enumerate().find(unusable).unwrap_or((0, &f32::NAN));
+        return Err(Error::argument("logits", format!("{score} at token {token}"), "numbers below infinity"));
+    }
+    let highest = highest.into_iter().fold(f32::NEG_INFINITY, f32::max);
+    match logits.iter().position(|&score| score == highest) {
+        Some(token) if highest > f32::NEG_INFINITY => Ok(token),
         Some(_) => Err(Error::argument("logits", "-inf at every token", "at least one token that can be chosen")),
         None => Err(Error::argument("logits", "an empty row", "one number per token of the vocabulary")),
     }
