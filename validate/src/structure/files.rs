@@ -115,7 +115,7 @@ pub(super) fn licence(package: &Package, findings: &mut Findings) {
     .collect();
     if !missing.is_empty() {
         findings
-            .info("licence", ".", format!("the folder has not {}", missing.join(" nor ")))
+            .info("licence", ".", format!("not in the folder: {}", missing.join(", ")))
             .hint("most licences want to be passed on with the weights");
     }
 }

@@ -59,7 +59,7 @@ fn damage_to_files() {
             "paths",
             "tokenizer_dir",
         ),
-        ("no licence", |s| drop(s.files.remove("LICENSE")), Info, "licence", "has not a licence"),
+        ("no licence", |s| drop(s.files.remove("LICENSE")), Info, "licence", "not in the folder: a licence"),
         (
             "a tensor for nothing",
             |s| s.graph().initializer.push(floats("left", &[2], &[1.0, 2.0])),
