@@ -6,6 +6,7 @@ use std::fmt::Write;
 use genai_architectures::DecoderSpec;
 use genai_builder::{Plan, Report};
 use genai_validate::ParityReport;
+pub(crate) use genai_validate::report::bytes;
 use serde::Serialize;
 
 use crate::{args::TargetArgs, targets::Wanted};
@@ -250,15 +251,6 @@ pub(crate) fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
-}
-
-/// A size for people, in binary units.
-pub(crate) fn bytes(count: u64) -> String {
-    let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
-    match units.iter().find(|(_, shift)| count >= 1 << shift) {
-        Some((unit, shift)) => format!("{:.2} {unit}", count as f64 / (1_u64 << shift) as f64),
-        None => format!("{count} B"),
-    }
 }
 
 /// The most resident memory of this process so far, in bytes.

@@ -16,8 +16,8 @@ pub(crate) fn figure(value: f64) -> String {
     }
 }
 
-/// In binary units.
-pub(crate) fn bytes(count: u64) -> String {
+/// A size for people, in binary units.
+pub fn bytes(count: u64) -> String {
     let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
     match units.iter().find(|(_, shift)| count >= 1 << shift) {
         Some((unit, shift)) => format!("{:.2} {unit}", count as f64 / (1_u64 << shift) as f64),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::metrics::GreedyMatch;
 use crate::{ParityReport, Verdict};
+pub use figures::bytes;
 pub use github::{annotations, github};
 pub use html::html;
 pub use junit::junit;
