@@ -326,7 +326,7 @@ pub(crate) struct GenerationArgs {
     #[arg(long = "package-session", alias = "package_session")]
     pub(crate) package_session: bool,
 
-    /// Threads within an operator [default: half of the cores]
+    /// Threads within an operator [default: one per core, 16 at most]
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 

@@ -41,7 +41,7 @@ pub(crate) struct ValidateArgs {
     #[arg(short, long = "execution_provider", visible_alias = "ep", alias = "execution-provider", value_enum, default_value_t = ProviderArg::Cpu)]
     pub(crate) execution_provider: ProviderArg,
 
-    /// Threads of ONNX Runtime [default: half of the processors]
+    /// Threads of ONNX Runtime [default: one per core, 16 at most]
     #[arg(short = 'j', long)]
     pub(crate) threads: Option<usize>,
 

@@ -1,5 +1,5 @@
-//! Times a package: `decode_speed PACKAGE PROMPT_TOKENS NEW_TOKENS` prints seconds to the first token, and tokens per
-//! second behind it. `fixtures/record/decode_speed.py` lets it take turns with onnxruntime-genai.
+//! Times a package: `decode_speed PACKAGE PROMPT_TOKENS NEW_TOKENS THREADS` prints seconds to the first token, and tokens per
+//! second behind it; 0 threads is the default. `fixtures/record/decode_speed.py` lets it take turns with onnxruntime-genai.
 //!
 //! ONNX Runtime is found as by `genai-build` (for example through `GENAI_BUILD_ORT_LIB`).
 
@@ -14,13 +14,14 @@ use genai_validate::{Config, Generator, LoadOptions, Model, Network, SearchOptio
 
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let [package, prompt, new] = arguments.as_slice() else {
-        return Err("usage: decode_speed PACKAGE PROMPT_TOKENS NEW_TOKENS".into());
+    let [package, prompt, new, threads] = arguments.as_slice() else {
+        return Err("usage: decode_speed PACKAGE PROMPT_TOKENS NEW_TOKENS THREADS".into());
     };
-    let (prompt, new): (u32, usize) = (prompt.parse()?, new.parse()?);
+    let (prompt, new, threads): (u32, usize, usize) = (prompt.parse()?, new.parse()?, threads.parse()?);
     let package = Config::open(Path::new(package))?;
     let runtime = runtime::find_or_install(None, Network::Offline, &mut |_| ())?;
-    let model = Arc::new(Model::load(&package, &runtime, LoadOptions::default())?);
+    let options = LoadOptions { threads: Some(threads).filter(|&count| count > 0), ..LoadOptions::default() };
+    let model = Arc::new(Model::load(&package, &runtime, options)?);
     let prompt: Vec<u32> = (0..prompt).map(|index| 3 + index * 7 % 1000).collect();
     // A first round warms caches and arenas.
     for round in [8, new] {

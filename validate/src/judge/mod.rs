@@ -30,6 +30,7 @@ use std::path::Path;
 use genai_architectures::{DecoderSpec, Mixer};
 use genai_checkpoint::Adapter as CheckpointAdapter;
 
+use crate::model::default_threads;
 use crate::report::{Bench, Finding, Identity, Measured, Report, Severity, Stage, StageReport};
 use crate::{Error, ErrorKind, LoadOptions, Precision, Provider, Result, Runtime};
 pub use bench::{BenchOptions, measure, measure_package};
@@ -222,7 +223,7 @@ impl<'a> Judge<'a> {
         };
         self.identity.runtime = runtime.version.clone();
         self.identity.provider = Some(self.request.provider.name().to_owned());
-        self.identity.threads = self.request.threads;
+        self.identity.threads = Some(self.request.threads.unwrap_or_else(default_threads));
         match Loaded::load(self.folder, runtime, self.request.load_options(), self.request.precision) {
             Ok((loaded, findings, placement)) => {
                 self.measured.placement = placement;

@@ -1,5 +1,6 @@
 //! How a model is opened.
 
+use std::num::NonZero;
 use std::path::PathBuf;
 use std::thread;
 
@@ -17,7 +18,7 @@ pub struct LoadOptions {
     /// Has ONNX Runtime write down what it runs, for [`crate::Model::placement`]: the beginning of a file's path,
     /// which ONNX Runtime ends with the time and `.json`.
     pub profile: Option<PathBuf>,
-    /// Threads within an operator. None takes half of the processors, from 1 to 16, as the peer does.
+    /// Threads within an operator. None is one for each core that this process may use, 16 at most.
     pub threads: Option<usize>,
     /// How far ONNX Runtime may rewrite the graph. None is all it can.
     pub optimization: Option<OptimizationLevel>,
@@ -94,8 +95,11 @@ impl LoadOptions {
     }
 }
 
-fn default_threads() -> usize {
-    thread::available_parallelism().map_or(1, |count| (count.get() / 2).clamp(1, 16))
+/// The second thread of a core would find nothing left to compute with. (The peer takes half of the processors, which
+/// leaves every second core idle where a core has one thread.)
+pub(crate) fn default_threads() -> usize {
+    let allowed = thread::available_parallelism().map_or(1, NonZero::get);
+    num_cpus::get_physical().min(allowed).clamp(1, 16)
 }
 
 #[cfg(test)]

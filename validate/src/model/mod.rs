@@ -19,6 +19,7 @@ use ort::session::Session;
 pub(crate) use feed::{Past, Row};
 pub(crate) use lanes::{Lanes, Wanted};
 pub use load_options::LoadOptions;
+pub(crate) use load_options::default_threads;
 pub(crate) use slot::CacheSlot;
 pub use slot::CachedTensor;
 pub use value::{Tensor, TensorValues};
