@@ -29,8 +29,9 @@ mod session;
 mod sizes;
 mod source;
 
-use std::cmp::Reverse;
 use std::fmt::Write;
+
+use strsim::normalized_damerau_levenshtein;
 
 use crate::failure::Failure;
 
@@ -154,16 +155,16 @@ pub(crate) fn take_unknown(options: &mut Vec<String>) -> Vec<String> {
     };
     let line = |option: String| {
         let key = option.split_once('=').map_or("", |(typed, _)| typed.trim());
-        let near = closest(rows().map(|row| row.key), key).map(|near| format!("; did you mean {near}?"));
+        let near = closest_option(key).map(|near| format!("; did you mean {near}?"));
         format!("unknown extra option {key:?} is left out{}", near.unwrap_or_default())
     };
     options.extract_if(.., is_unknown).map(line).collect()
 }
 
 fn unknown(key: &str) -> Failure {
-    let hint = closest(rows().map(|row| row.key), key).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
-    let known: Vec<_> = rows().map(|row| row.key).collect();
-    Failure::usage(format!("unknown extra option {key:?}")).with_hint(format!("{hint}known: {}", known.join(", ")))
+    let near = closest_option(key).map(|near| format!("did you mean {near}? ")).unwrap_or_default();
+    Failure::usage(format!("unknown extra option {key:?}"))
+        .with_hint(format!("{near}`genai-build options` lists them all"))
 }
 
 /// The page of all options.
@@ -199,17 +200,18 @@ fn boolean(value: &str) -> Result<bool, Wrong> {
     }
 }
 
-/// The name that was probably meant, where one is near enough: of names with as many letters of it the shortest, which
-/// has the fewest others.
+/// The name that was probably meant, where one is near enough.
 pub(crate) fn closest<'a>(known: impl Iterator<Item = &'a str>, typed: &str) -> Option<&'a str> {
-    let nearest = known.max_by_key(|known| (shared_letters(known, typed), Reverse(known.len())));
-    nearest.filter(|known| 2 * shared_letters(known, typed) > typed.len())
+    /// Of names of a few words, a mistyped one differs from another by less.
+    const ENOUGH: f64 = 0.6;
+    let near = known.map(|known| (normalized_damerau_levenshtein(known, typed), known));
+    near.max_by(|(one, _), (other, _)| one.total_cmp(other)).filter(|(near, _)| *near >= ENOUGH).map(|(_, known)| known)
 }
 
-/// Letters of `typed` that occur in `known` in the same order: how near a mistyped name is.
-fn shared_letters(known: &str, typed: &str) -> usize {
-    let mut rest = known.chars();
-    typed.chars().filter(|letter| rest.any(|candidate| candidate == *letter)).count()
+/// An option's present name, where its present or its former one was probably meant.
+fn closest_option(typed: &str) -> Option<&'static str> {
+    let former = FORMER.iter().map(|(former, _)| *former);
+    closest(rows().map(|row| row.key).chain(former), typed).map(present_name)
 }
 
 #[cfg(test)]
@@ -253,9 +255,12 @@ mod tests {
 
     #[test]
     fn a_mistyped_name_is_an_error_with_the_closest_one() {
-        let failure = parse(&["blok_size=64"]).unwrap_err();
-        assert_eq!(failure.code, 2);
-        assert!(failure.hint.unwrap().contains("did you mean block_size?"));
+        for (typed, meant) in [("blok_size", "block_size"), ("int4_acuracy_level", "accuracy_level")] {
+            let failure = parse(&[&format!("{typed}=64")]).unwrap_err();
+            assert_eq!(failure.code, 2);
+            assert!(failure.hint.unwrap().contains(&format!("did you mean {meant}?")));
+        }
+        assert!(!parse(&["zzz=1"]).unwrap_err().hint.unwrap().contains("did you mean"));
     }
 
     #[test]
