@@ -67,9 +67,18 @@ pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     write_out(&format!("{text}\n")).map_err(|error| unwritten(&error))
 }
 
+/// Writes what is no text.
+pub(crate) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    write_bytes(bytes).map_err(|error| unwritten(&error))
+}
+
 fn write_out(text: &str) -> io::Result<()> {
+    write_bytes(text.as_bytes())
+}
+
+fn write_bytes(bytes: &[u8]) -> io::Result<()> {
     let mut stdout = io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+    stdout.write_all(bytes).and_then(|()| stdout.flush())
 }
 
 fn unwritten(error: &io::Error) -> Failure {

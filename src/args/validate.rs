@@ -99,14 +99,6 @@ pub(crate) struct ChildArgs {
     #[arg(long)]
     pub(crate) threads: Option<usize>,
 
-    /// Where the recording goes
-    #[arg(long)]
-    pub(crate) output: Option<PathBuf>,
-
-    /// Texts to read, as a JSON object of names and texts
-    #[arg(long, default_value = "{}")]
-    pub(crate) texts: String,
-
     #[command(flatten)]
     pub(crate) runtime: RuntimeArgs,
 }

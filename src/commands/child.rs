@@ -2,7 +2,7 @@
 //! run on another ONNX Runtime, of which a process can load only one.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
@@ -12,7 +12,7 @@ use genai_validate::{Error, LoadOptions, Result};
 
 use super::validate::runtime;
 use crate::args::{ChildArgs, ProviderArg, RuntimeArgs};
-use crate::console::print;
+use crate::console::{print, print_bytes};
 use crate::failure::{Failure, code};
 use crate::report::peak_memory;
 
@@ -34,23 +34,18 @@ impl Child {
 
     /// What the package gives for texts.
     pub(crate) fn record(&self, texts: &[Text]) -> Result<Recording> {
-        let file = std::env::temp_dir().join(format!("genai-build-{}.safetensors", std::process::id()));
         let texts: BTreeMap<&str, &str> = texts.iter().map(|text| (text.name.as_str(), text.text.as_str())).collect();
-        let texts = serde_json::to_string(&texts).map_err(|error| failed("record", error.to_string()))?;
-        let path =
-            file.to_str().ok_or_else(|| failed("record", "the folder for temporary files is not Unicode".into()))?;
-        let ran = self.run("record", &["--output", path, "--texts", &texts]);
-        let recording = ran.and_then(|_| Recording::read(&file));
-        // Gone in failure, too; where there is none, nothing is left to do.
-        let _ = fs::remove_file(&file);
-        recording
+        let texts = serde_json::to_vec(&texts).map_err(|error| failed("record", error.to_string()))?;
+        let name = self.package.file_name().unwrap_or(self.package.as_os_str());
+        Recording::from_bytes(&self.run("record", &texts)?, &name.to_string_lossy())
     }
 
-    fn run(&self, verb: &str, arguments: &[&str]) -> Result<Vec<u8>> {
-        let this = std::env::current_exe().map_err(|error| failed(verb, error.to_string()))?;
+    /// From its standard input to its standard output.
+    fn run(&self, verb: &str, input: &[u8]) -> Result<Vec<u8>> {
+        let died = |error: io::Error| failed(verb, error.to_string());
+        let this = std::env::current_exe().map_err(died)?;
         let mut command = Command::new(this);
-        command.arg(verb).arg(&self.package).args(arguments);
-        command.args(["--provider", self.provider.word()]);
+        command.arg(verb).arg(&self.package).args(["--provider", self.provider.word()]);
         if let Some(threads) = self.threads {
             command.args(["--threads", &threads.to_string()]);
         }
@@ -60,7 +55,13 @@ impl Child {
         if self.runtime.offline {
             command.arg("--offline");
         }
-        let output = command.stdin(Stdio::null()).output().map_err(|error| failed(verb, error.to_string()))?;
+        let piped = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = piped.spawn().map_err(died)?;
+        if let Some(mut stdin) = process.stdin.take() {
+            // It reads everything before it writes. One that ended before that says why itself.
+            let _ = stdin.write_all(input);
+        }
+        let output = process.wait_with_output().map_err(died)?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -82,12 +83,12 @@ pub(crate) fn measure(args: &ChildArgs) -> std::result::Result<(), Failure> {
 }
 
 pub(crate) fn record(args: &ChildArgs) -> std::result::Result<(), Failure> {
-    let texts: BTreeMap<String, String> =
-        serde_json::from_str(&args.texts).map_err(|error| Failure::usage(format!("--texts: {error}")))?;
+    let texts: BTreeMap<String, String> = serde_json::from_reader(io::stdin().lock())
+        .map_err(|error| Failure::usage(format!("the texts on standard input: {error}")))?;
     let texts: Vec<Text> = texts.into_iter().map(|(name, text)| Text { name, text }).collect();
-    let output = args.output.as_ref().ok_or_else(|| Failure::usage("--output is missing"))?;
     let runtime = runtime(&args.runtime)?;
-    Ok(judge::record(&args.package, &texts, &runtime, load_options(args))?.write(output)?)
+    let recording = judge::record(&args.package, &texts, &runtime, load_options(args))?;
+    print_bytes(&recording.to_bytes("standard output")?)
 }
 
 fn load_options(args: &ChildArgs) -> LoadOptions {

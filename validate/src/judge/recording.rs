@@ -26,9 +26,7 @@ use super::load::Loaded;
 use super::logits::GREEDY_STEPS;
 use super::{Text, layers};
 use crate::interpreter::LayerTrace;
-use crate::{
-    Config, Error, LoadOptions, Matrix, Precision, PromptReference, Reference, Result, Runtime, continue_greedily,
-};
+use crate::{Error, LoadOptions, Matrix, Precision, PromptReference, Reference, Result, Runtime, continue_greedily};
 
 /// Files of recorded logits are small; this only keeps a hostile one from exhausting memory.
 const LARGEST: u64 = 8 << 30;
@@ -73,10 +71,14 @@ impl Recording {
             return Err(Error::reference(called(path), format!("has {size} bytes, expected at most {LARGEST}")));
         }
         let bytes = std::fs::read(path).map_err(Error::io(path))?;
-        Self::parse(&bytes, &called(path))
+        Self::from_bytes(&bytes, &called(path))
     }
 
-    fn parse(bytes: &[u8], name: &str) -> Result<Self> {
+    /// Reads a safetensors file; reports call it by the name.
+    ///
+    /// # Errors
+    /// As [`Self::read`].
+    pub fn from_bytes(bytes: &[u8], name: &str) -> Result<Self> {
         let refuse =
             |error: safetensors::SafeTensorError| Error::reference(name, format!("is no safetensors file: {error}"));
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
@@ -106,6 +108,14 @@ impl Recording {
     /// # Errors
     /// [`Error::Io`]
     pub fn write(&self, path: &Path) -> Result<()> {
+        std::fs::write(path, self.to_bytes(&called(path))?).map_err(Error::io(path))
+    }
+
+    /// What [`Self::write`] writes; errors call it by the name.
+    ///
+    /// # Errors
+    /// [`Error::Reference`] for prompts that no safetensors file can hold.
+    pub fn to_bytes(&self, name: &str) -> Result<Vec<u8>> {
         let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
         let ids = |ids: &[u32]| {
             let bytes = ids.iter().flat_map(|&id| i64::from(id).to_le_bytes()).collect();
@@ -130,17 +140,16 @@ impl Recording {
                 }
             }
         }
-        let refuse = |error: safetensors::SafeTensorError| Error::reference(called(path), error.to_string());
+        let refuse = |error: safetensors::SafeTensorError| Error::reference(name, error.to_string());
         let mut views = Vec::new();
         for (name, (dtype, shape, bytes)) in &tensors {
             views.push((name.as_str(), TensorView::new(*dtype, shape.clone(), bytes).map_err(refuse)?));
         }
         let about = About { source: Some(self.reference.name.clone()), texts: self.texts.clone() };
-        let about = serde_json::to_string(&about).map_err(|error| Error::reference(called(path), error.to_string()))?;
+        let about = serde_json::to_string(&about).map_err(|error| Error::reference(name, error.to_string()))?;
         // One entry: a map of several would be written in another order each time.
         let metadata = HashMap::from([(ABOUT.to_owned(), about)]);
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(refuse)?;
-        std::fs::write(path, bytes).map_err(Error::io(path))
+        safetensors::serialize(views, Some(metadata)).map_err(refuse)
     }
 }
 
@@ -288,7 +297,6 @@ impl File<'_> {
 /// # Errors
 /// Those of loading and running; [`Error::Unsupported`] for a graph that gives the last row of logits only.
 pub fn record(folder: &Path, texts: &[Text], runtime: &Runtime, options: LoadOptions) -> Result<Recording> {
-    let package = Config::open(folder)?;
     let (loaded, ..) = Loaded::load(folder, runtime, options, Some(Precision::Fp32))?;
     let model: &Arc<_> = &loaded.model;
     let (mut prompts, mut recorded) = (Vec::new(), BTreeMap::new());
@@ -312,7 +320,7 @@ pub fn record(folder: &Path, texts: &[Text], runtime: &Runtime, options: LoadOpt
         prompts.push(PromptReference { name: text.name.clone(), input_ids: ids, logits, greedy });
     }
     let layers = layers::of_package(&loaded, &first).unwrap_or_default();
-    let name = format!("package {}", called(&package.folder));
+    let name = format!("package on ONNX Runtime {}", runtime.version.as_deref().unwrap_or("of unknown version"));
     let reference = Reference { name, prompts }.checked()?;
     Ok(Recording { reference, layers, texts: recorded })
 }
