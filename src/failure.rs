@@ -4,6 +4,7 @@ use std::fmt;
 
 use genai_builder::ErrorKind as Build;
 use genai_checkpoint::ErrorKind as Checkpoint;
+use genai_validate::ErrorKind as Validate;
 use serde_json::{Map, Value, json};
 
 #[derive(Debug)]
@@ -174,5 +175,23 @@ impl From<genai_checkpoint::Error> for Failure {
 impl From<genai_architectures::Error> for Failure {
     fn from(error: genai_architectures::Error) -> Self {
         genai_builder::Error::from(error).into()
+    }
+}
+
+impl From<genai_validate::Error> for Failure {
+    fn from(error: genai_validate::Error) -> Self {
+        let code = match error.kind() {
+            // A package that this crate cannot run was neither right nor wrong.
+            Validate::Runtime | Validate::Unsupported | Validate::Execution | Validate::Busy => code::COULD_NOT_RUN,
+            Validate::Package | Validate::Reference => code::MALFORMED,
+            Validate::Checkpoint => code::INCONSISTENT,
+            Validate::Argument => code::USAGE,
+            Validate::Io => code::RESOURCES,
+        };
+        let mut failure = Self { hint: error.hint().map(str::to_owned), ..Self::new(code, error.to_string()) };
+        if let genai_validate::Error::Io { path, .. } = error {
+            failure.details.file = Some(path.display().to_string());
+        }
+        failure
     }
 }

@@ -10,7 +10,7 @@ use genai_validate::judge::{self, BenchOptions, Recording, Text};
 use genai_validate::report::Bench;
 use genai_validate::{Error, LoadOptions, Result};
 
-use super::validate::runtime;
+use super::runtime;
 use crate::args::{ChildArgs, ProviderArg, RuntimeArgs};
 use crate::console::{print, print_bytes};
 use crate::failure::{Failure, code};
@@ -75,7 +75,7 @@ fn failed(verb: &str, problem: String) -> Error {
 }
 
 pub(crate) fn measure(args: &ChildArgs) -> std::result::Result<(), Failure> {
-    let runtime = runtime(&args.runtime)?;
+    let runtime = runtime::wanted(&args.runtime)?;
     let bench = judge::measure_package(&args.package, &runtime, load_options(args), &BenchOptions::default())?;
     let bench = Bench { peak_memory: peak_memory(), ..bench };
     let text = serde_json::to_string(&bench).map_err(|error| Failure::new(code::INTERNAL, error.to_string()))?;
@@ -86,7 +86,7 @@ pub(crate) fn record(args: &ChildArgs) -> std::result::Result<(), Failure> {
     let texts: BTreeMap<String, String> = serde_json::from_reader(io::stdin().lock())
         .map_err(|error| Failure::usage(format!("the texts on standard input: {error}")))?;
     let texts: Vec<Text> = texts.into_iter().map(|(name, text)| Text { name, text }).collect();
-    let runtime = runtime(&args.runtime)?;
+    let runtime = runtime::wanted(&args.runtime)?;
     let recording = judge::record(&args.package, &texts, &runtime, load_options(args))?;
     print_bytes(&recording.to_bytes("standard output")?)
 }

@@ -1,21 +1,18 @@
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use genai_architectures::{Config as ModelConfig, DecoderSpec, describe};
 use genai_builder::Adaptation;
 use genai_checkpoint::Checkpoint;
 use genai_validate::judge::{self, Against, Judged, Level, Origin, Recording, Request, Text};
 use genai_validate::report::{Outcome, Report, annotations, github, html, junit, text};
-use genai_validate::{
-    Config, ErrorKind, LoadOptions, Model, Network, ParityReport, Precision, Provider, Runtime, Tokenizer, Verdict,
-    runtime::find_or_install,
-};
+use genai_validate::{Config, ParityReport, Precision, Provider, Tokenizer, Verdict};
 use serde::Serialize;
 use serde_json::json;
 
 use super::child::Child;
+use super::runtime;
 use crate::console::{note, print, print_json};
 use crate::{
     adapters::Adapters,
@@ -121,7 +118,7 @@ fn judge(args: &ValidateArgs, against: Against, texts: Vec<Text>, child: &Child)
     }
     let runtime = match level {
         Level::Structure => Err("it was not asked for".to_owned()),
-        _ => runtime(&args.runtime).map_err(|failure| failure.message),
+        _ => runtime::wanted(&args.runtime).map_err(|failure| failure.message),
     };
     let bench = |_: &Path| child.measure();
     let request = Request {
@@ -247,25 +244,13 @@ pub(crate) fn check(
 ) -> Result<(ParityReport, Continuation), Failure> {
     let package = Config::open(package)?;
     let tokenizer = Tokenizer::load(&package.folder)?;
-    let model = load(&package, runtime)?;
+    let model = runtime::load(&package, runtime)?;
     let cut = judge::first_layers(subject.spec, package.decoder.num_hidden_layers);
     let origin = Subject { spec: cut.as_ref().unwrap_or(subject.spec), ..*subject }.origin();
     let texts = judge::own_texts();
     let parity = judge::parity_with_origin(&package, &model, &origin, precision, &texts)?;
     let (prompt, text) = judge::continue_text(&package, &tokenizer, &model)?;
     Ok((parity, Continuation { prompt, text }))
-}
-
-/// Whichever ONNX Runtime is found, or fetched.
-pub(crate) fn runtime(args: &RuntimeArgs) -> Result<Runtime, Failure> {
-    let network = if args.offline { Network::Offline } else { Network::Allowed };
-    Ok(find_or_install(args.ort_lib.as_deref(), network, &mut note)?)
-}
-
-/// Loads a package on whichever ONNX Runtime is found, or fetched.
-pub(crate) fn load(package: &Config, args: &RuntimeArgs) -> Result<Arc<Model>, Failure> {
-    let runtime = runtime(args)?;
-    Ok(Arc::new(Model::load(package, &runtime, LoadOptions::default())?))
 }
 
 impl From<LevelArg> for Level {
@@ -313,19 +298,5 @@ pub(crate) fn precision(precision: genai_builder::Precision) -> Precision {
         Built::Bf16 => Precision::Bf16,
         Built::Int8 => Precision::Int8,
         Built::Int4 => Precision::Int4,
-    }
-}
-
-impl From<genai_validate::Error> for Failure {
-    fn from(error: genai_validate::Error) -> Self {
-        let code = match error.kind() {
-            // A package that this crate cannot run was neither right nor wrong.
-            ErrorKind::Runtime | ErrorKind::Unsupported | ErrorKind::Execution | ErrorKind::Busy => code::COULD_NOT_RUN,
-            ErrorKind::Package | ErrorKind::Reference => code::MALFORMED,
-            ErrorKind::Checkpoint => code::INCONSISTENT,
-            ErrorKind::Argument => code::USAGE,
-            ErrorKind::Io => code::RESOURCES,
-        };
-        Self { hint: error.hint().map(str::to_owned), ..Self::new(code, error.to_string()) }
     }
 }

@@ -112,6 +112,11 @@ impl Error {
             Self::ProviderMissing { .. } => {
                 Some("name a library that has it with --ort-lib or ORT_DYLIB_PATH, such as that of onnxruntime-gpu")
             }
+            Self::Io { path, source }
+                if source.kind() == std::io::ErrorKind::NotFound && path.ends_with("genai_config.json") =>
+            {
+                Some("a package is a folder with this file")
+            }
             _ => None,
         }
     }

@@ -5,13 +5,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use serde::Serialize;
 
 use super::nodes::{Pairs, operator, role};
-use super::weights::{Tensors, Weights};
+use super::weights::{Tensors, Weights, dtype_name, is_weight};
 use super::{Pair, Reason, Sameness};
 use crate::Result;
 use crate::graph::{Attribute, Dimension, ElementType, Graph, Node, Value};
-
-/// Constants of at most as many elements are values; larger ones are weights.
-pub(super) const MOST_VALUES: u64 = 64;
 
 /// How numbers are stored and rounded, not what is computed from them.
 const STORAGE: [&str; 6] = ["bits", "block_size", "accuracy_level", "stash_type", "to", "quantize_axis"];
@@ -260,10 +257,6 @@ fn described(value: &Value) -> String {
     format!("{dtype} [{}]", dimensions.collect::<Vec<_>>().join(", "))
 }
 
-pub(super) fn dtype_name(dtype: ElementType) -> String {
-    dtype.as_str_name().to_ascii_lowercase()
-}
-
 fn operators(a: &Graph, b: &Graph) -> Vec<Operators> {
     let mut counts: BTreeMap<String, (usize, usize)> = BTreeMap::new();
     for node in &a.nodes {
@@ -405,7 +398,7 @@ impl<'g> Side<'g> {
                 return Ok(Source::Given(name));
             }
             if let Some(tensor) = self.graph.initializer(name) {
-                if tensor.elements > MOST_VALUES || (!tensor.constant && tensor.elements > 1) {
+                if is_weight(tensor) {
                     return Ok(Source::Tensor(name));
                 }
                 return Ok(Source::Values(tensor.dtype, self.graph.values_of(name)?));

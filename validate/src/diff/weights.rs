@@ -6,10 +6,12 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::nodes::{Pairs, unmarked};
-use super::structure::{MOST_VALUES, dtype_name};
 use super::{Pair, Reason, Sameness};
 use crate::Result;
-use crate::graph::{Graph, Initializer, Use, Weight};
+use crate::graph::{ElementType, Graph, Initializer, Use, Weight};
+
+/// Constants of at most as many elements are values; larger ones are weights.
+const MOST_VALUES: u64 = 64;
 
 /// Bytes and numbers that are held of one tensor at a time.
 const PIECE: usize = 1 << 20;
@@ -99,12 +101,17 @@ fn pair<'n, K: std::hash::Hash + Eq>(
     right.retain(|name| !taken.contains(name));
 }
 
-/// Tensors that are no mere values, such as the dimensions of a shape.
+/// Whether it is more than a mere value, such as the dimensions of a shape.
+pub(super) fn is_weight(tensor: &Initializer) -> bool {
+    tensor.elements > MOST_VALUES || (!tensor.constant && tensor.elements > 1)
+}
+
 fn weights(graph: &Graph) -> impl Iterator<Item = &Initializer> {
-    graph
-        .initializers
-        .iter()
-        .filter(|tensor| tensor.elements > MOST_VALUES || (!tensor.constant && tensor.elements > 1))
+    graph.initializers.iter().filter(|tensor| is_weight(tensor))
+}
+
+pub(super) fn dtype_name(dtype: ElementType) -> String {
+    dtype.as_str_name().to_ascii_lowercase()
 }
 
 fn content(graph: &Graph, tensor: &Initializer) -> Result<Content> {

@@ -31,10 +31,14 @@
 //!
 //! The peer's dynamic batching runs several sequences in one run of a graph with PagedAttention, a kernel of CUDA.
 
+mod event;
+mod options;
 mod scheduler;
 mod session;
 mod worker;
 
+pub use event::{Event, Usage};
+pub use options::{EngineOptions, SessionOptions};
 pub(crate) use scheduler::common;
-pub use scheduler::{EngineOptions, Event, Scheduler, SessionId, SessionOptions, Usage};
+pub use scheduler::{Scheduler, SessionId};
 pub use worker::{Engine, Output, Session, Shutdown, Turn};

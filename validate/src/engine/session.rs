@@ -4,7 +4,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::scheduler::{Event, SessionOptions, Usage};
+use super::event::{Event, Usage};
+use super::options::SessionOptions;
 use crate::completion::FinishReason;
 use crate::completion::turn::Turn;
 use crate::{Adapter, CacheMode, Error, Model, Result, Sequence, SequenceOptions};

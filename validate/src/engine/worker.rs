@@ -7,7 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::scheduler::{EngineOptions, Event, Scheduler, SessionId, SessionOptions, Usage};
+use super::event::{Event, Usage};
+use super::options::{EngineOptions, SessionOptions};
+use super::scheduler::{Scheduler, SessionId};
 use super::session::Place;
 use crate::completion::{FinishReason, Token, TurnOptions, turn};
 use crate::{Error, Model, Result, Tokenizer};
