@@ -48,6 +48,7 @@ mod chat;
 mod create;
 mod embedding;
 mod llm;
+mod llm_state;
 mod logprobs;
 mod processors;
 mod response;

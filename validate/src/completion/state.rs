@@ -8,9 +8,8 @@ use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::llm::Llm;
 use crate::engine::common;
-use crate::sampling::{Sampler, SamplerState, SamplingOptions};
+use crate::sampling::{SamplerState, SamplingOptions};
 use crate::{Error, Result, Tensor, TensorValues};
 
 /// What the metadata of a stored state says it is.
@@ -19,13 +18,13 @@ const FORMAT: &str = "genai-validate state 1";
 /// A context with its cache, the logits behind it, and the state of [`Llm::sample`].
 #[derive(Clone, Debug, PartialEq)]
 pub struct LlmState {
-    tokens: Vec<u32>,
-    logits: Vec<f32>,
-    sampler: SamplerState,
+    pub(super) tokens: Vec<u32>,
+    pub(super) logits: Vec<f32>,
+    pub(super) sampler: SamplerState,
     /// By the names of the graph's inputs.
-    cache: Vec<(String, Tensor)>,
+    pub(super) cache: Vec<(String, Tensor)>,
     /// Of the package, see [`fingerprint`].
-    model: String,
+    pub(super) model: String,
 }
 
 impl LlmState {
@@ -115,92 +114,6 @@ impl LlmState {
     }
 }
 
-impl Llm {
-    /// The context as it is now.
-    ///
-    /// # Errors
-    /// [`Error::Io`] if the package cannot be read, for its fingerprint; [`Error::Unsupported`] for a cache that is not on
-    /// the CPU.
-    pub fn save_state(&self) -> Result<LlmState> {
-        let mut cache = self.sequence.saved()?;
-        cache.sort_by(|a, b| a.0.cmp(&b.0));
-        Ok(LlmState {
-            tokens: self.tokens.clone(),
-            logits: self.logits.clone(),
-            sampler: self.sampler.state(),
-            cache,
-            model: self.fingerprint()?.to_owned(),
-        })
-    }
-
-    /// Takes up a context that was saved with the same package.
-    ///
-    /// # Errors
-    /// [`Error::Argument`] for a state of another package, or one that is longer than the context has room for. The
-    /// context is then what it was.
-    pub fn load_state(&mut self, state: &LlmState) -> Result<()> {
-        let own = self.fingerprint()?;
-        if state.model != own {
-            let value = format!("of model {}", state.model);
-            return Err(Error::argument("a state", value, format!("of this one, {own}")));
-        }
-        let sampler = Sampler::restored(&state.sampler)?;
-        self.take_up(state)?;
-        self.sampler = sampler;
-        Ok(())
-    }
-
-    /// The same without the sampler.
-    fn take_up(&mut self, state: &LlmState) -> Result<()> {
-        if !state.logits.is_empty() && state.logits.len() != self.n_vocab() {
-            let value = format!("with {} logits", state.logits.len());
-            return Err(Error::argument("a state", value, format!("with {}", self.n_vocab())));
-        }
-        if !state.tokens.is_empty() {
-            self.model.check_ids(&state.tokens)?;
-        }
-        self.sequence.restore(state.tokens.len(), &state.cache)?;
-        self.tokens.clone_from(&state.tokens);
-        self.logits.clone_from(&state.logits);
-        Ok(())
-    }
-
-    /// Keeps contexts of texts that are over in memory, up to that many bytes, for prompts that begin in the same way;
-    /// none keeps none. The one used longest ago goes first. Each costs a copy of the cache.
-    pub fn set_cache(&mut self, capacity: Option<usize>) {
-        self.prefixes = capacity.map(|capacity| PrefixCache { capacity, states: VecDeque::new() });
-    }
-
-    /// Takes up a kept context, if it has more of the prompt than the present one.
-    pub(super) fn take_prefix(&mut self, prompt: &[u32]) -> Result<()> {
-        let Some(prefixes) = &mut self.prefixes else { return Ok(()) };
-        let present = common(&self.tokens, prompt);
-        let Some(state) = prefixes.find(prompt).filter(|state| common(&state.tokens, prompt) > present) else {
-            return Ok(());
-        };
-        self.take_up(&state)
-    }
-
-    /// Keeps the context, where [`Self::set_cache`] asks for it.
-    pub(super) fn keep_prefix(&mut self) -> Result<()> {
-        if self.prefixes.is_some() {
-            let state = self.save_state()?;
-            if let Some(prefixes) = &mut self.prefixes {
-                prefixes.keep(state);
-            }
-        }
-        Ok(())
-    }
-
-    fn fingerprint(&self) -> Result<&str> {
-        if let Some(known) = self.fingerprint.get() {
-            return Ok(known);
-        }
-        let found = fingerprint(&self.config.folder, self.adapter.as_deref())?;
-        Ok(self.fingerprint.get_or_init(|| found))
-    }
-}
-
 /// Contexts of texts that are over.
 pub(super) struct PrefixCache {
     /// In bytes.
@@ -210,8 +123,12 @@ pub(super) struct PrefixCache {
 }
 
 impl PrefixCache {
+    pub(super) fn of(capacity: usize) -> Self {
+        Self { capacity, states: VecDeque::new() }
+    }
+
     /// The one that has most of the prompt.
-    fn find(&mut self, prompt: &[u32]) -> Option<LlmState> {
+    pub(super) fn find(&mut self, prompt: &[u32]) -> Option<LlmState> {
         let shared = self.states.iter().enumerate().map(|(at, state)| (common(&state.tokens, prompt), at));
         let (_, at) = shared.filter(|(length, _)| *length > 0).max()?;
         let state = self.states.remove(at)?;
@@ -219,7 +136,7 @@ impl PrefixCache {
         Some(state)
     }
 
-    fn keep(&mut self, state: LlmState) {
+    pub(super) fn keep(&mut self, state: LlmState) {
         self.states.retain(|other| other.tokens != state.tokens);
         self.states.push_back(state);
         let mut size: usize = self.states.iter().map(LlmState::size_in_bytes).sum();
@@ -237,7 +154,7 @@ const PART: u64 = 64 << 10;
 
 /// Tells packages apart: SHA-256 over the names, sizes and contents of their files, and of the adapter. Of files past a
 /// MiB three parts are read, as reading all weights would take longer than computing the context again.
-fn fingerprint(folder: &Path, adapter: Option<&Path>) -> Result<String> {
+pub(super) fn fingerprint(folder: &Path, adapter: Option<&Path>) -> Result<String> {
     let entries = std::fs::read_dir(folder).map_err(Error::io(folder))?;
     let mut files = BTreeMap::new();
     for entry in entries {

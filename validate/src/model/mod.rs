@@ -3,6 +3,7 @@
 mod feed;
 mod lanes;
 mod load_options;
+mod port;
 mod slot;
 mod tensors;
 mod told;
@@ -20,10 +21,10 @@ pub(crate) use feed::{Past, Row};
 pub(crate) use lanes::{Lanes, Wanted};
 pub use load_options::LoadOptions;
 pub(crate) use load_options::default_threads;
+use port::Port;
 pub(crate) use slot::CacheSlot;
 pub use slot::CachedTensor;
 pub use value::{Tensor, TensorValues};
-use wiring::Port;
 pub(crate) use wiring::Wiring;
 
 use crate::config::Config;

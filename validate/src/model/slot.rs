@@ -4,8 +4,8 @@ use ort::memory::Allocator;
 use ort::session::SessionOutputs;
 use ort::value::{DynTensor, TensorElementType as Element};
 
+use super::port::Port;
 use super::tensors;
-use super::wiring::{Port, shown, wrong_element};
 use crate::config::Decoder;
 use crate::{Error, Precision, Result};
 
@@ -312,10 +312,10 @@ fn element(past: &Port, present: &str, outputs: &[Port], decoder: &Decoder) -> R
     })?;
     let element = match past.element {
         Some(element @ (Element::Float32 | Element::Float16 | Element::Int8 | Element::Uint8)) => element,
-        _ => return Err(wrong_element(past, "float32, float16, int8, uint8")),
+        _ => return Err(past.wrong_element("float32, float16, int8, uint8")),
     };
     if output.element != past.element {
-        let problem = format!("`{present}` is {}, but `{}` is {element}", shown(output), past.name);
+        let problem = format!("`{present}` is {}, but `{}` is {element}", output.shown(), past.name);
         return Err(Error::package(&decoder.model, problem));
     }
     Ok(element)

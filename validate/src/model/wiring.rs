@@ -3,19 +3,12 @@
 
 use std::collections::BTreeMap;
 
-use ort::value::{Outlet, TensorElementType as Element};
+use ort::value::TensorElementType as Element;
 
+use super::port::Port;
 use super::slot::CacheSlot;
 use crate::config::{Config, Inputs};
 use crate::{Error, Result};
-
-/// A graph input or output; a dimension that is not fixed is -1.
-#[derive(Clone, Debug)]
-pub(crate) struct Port {
-    pub(crate) name: String,
-    pub(crate) element: Option<Element>,
-    pub(crate) dims: Vec<i64>,
-}
 
 #[derive(Debug)]
 pub(crate) struct Wiring {
@@ -73,13 +66,6 @@ pub(super) struct PositionIds {
     pub(super) input: IntegerInput,
     /// The leading dimension of `[planes, batch, tokens]`, in which every plane is the same for text.
     pub(super) planes: Option<usize>,
-}
-
-impl Port {
-    pub(super) fn of(outlet: &Outlet) -> Self {
-        let dims = outlet.dtype().tensor_shape().map(|shape| shape.to_vec()).unwrap_or_default();
-        Self { name: outlet.name().to_owned(), element: outlet.dtype().tensor_type(), dims }
-    }
 }
 
 impl Wiring {
@@ -247,7 +233,7 @@ impl IntegerInput {
     fn of(port: &Port) -> Result<Self> {
         match port.element {
             Some(element @ (Element::Int32 | Element::Int64)) => Ok(Self { name: port.name.clone(), element }),
-            _ => Err(wrong_element(port, "int32, int64")),
+            _ => Err(port.wrong_element("int32, int64")),
         }
     }
 }
@@ -293,7 +279,7 @@ fn check_logits(outputs: &[Port], package: &Config) -> Result<String> {
         }
     })?;
     if !matches!(port.element, Some(Element::Float32 | Element::Float16)) {
-        return Err(wrong_element(port, "float32, float16"));
+        return Err(port.wrong_element("float32, float16"));
     }
     if let [.., columns] = *port.dims.as_slice()
         && columns >= 0
@@ -304,14 +290,6 @@ fn check_logits(outputs: &[Port], package: &Config) -> Result<String> {
         return Err(Error::package(&decoder.model, problem));
     }
     Ok(name.clone())
-}
-
-pub(super) fn wrong_element(port: &Port, supported: &str) -> Error {
-    Error::unsupported(format!("element type {} of `{}`", shown(port), port.name), supported)
-}
-
-pub(super) fn shown(port: &Port) -> String {
-    port.element.map_or_else(|| "other than tensor".into(), |element| element.to_string())
 }
 
 #[cfg(test)]
