@@ -270,7 +270,7 @@ pub(crate) struct GenerationArgs {
     #[arg(long, value_name = "NAME")]
     pub(crate) adapter: Option<String>,
 
-    /// The most tokens to generate [default: as many as fit in a chat and in `--search max_length`, else 64]
+    /// The most tokens to generate [default: as many as fit in `--search max_length`; without that 64, or in a chat as fit in 4096 tokens in all]
     #[arg(short = 'n', long = "max-tokens")]
     pub(crate) max_tokens: Option<usize>,
 

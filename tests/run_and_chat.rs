@@ -208,6 +208,10 @@ fn a_chat_goes_on_from_its_cache() -> Outcome {
     chat(&["--num-beams", "2"], "").failed(UNSUPPORTED, &["2 beams"])?;
     chat(&["--template-variables", "[]"], "").failed(USAGE, &["--template-variables"])?;
     chat(&["--once", &"word ".repeat(3000)], "").failed(USAGE, &["the conversation has", "there is room for"])?;
+    let long = r#"{"model": {"context_length": 1000000000}, "search": {"max_length": 1000000000}}"#;
+    let words = "word ".repeat(9000);
+    chat(&["--once", &words, "--overlay", long], "")
+        .failed(USAGE, &["there is room for 4096", "--search max_length"])?;
     let without = build(&fixture("llama-mha"), "fp32", "cpu", &[])?;
     given(&arguments("chat", &without, &[]), "").failed(UNSUPPORTED, &["no chat template", "genai-build run"])
 }

@@ -9,6 +9,10 @@ use crate::failure::Failure;
 use crate::generation::{Ending, Opened, json_argument};
 use crate::signals::Interruptible;
 
+/// Tokens of a conversation, where `max_length` is not typed. The cache is made for them in one piece, and packages say
+/// the length of the model's context, which can be more than memory holds.
+const LENGTH: usize = 4096;
+
 /// A conversation, and the generator that holds the cache of what was said.
 struct Conversation<'a> {
     opened: &'a Opened,
@@ -37,9 +41,14 @@ pub(crate) fn run(args: &ChatArgs) -> Result<(), Failure> {
         let what = format!("a chat with {} beams", opened.search.num_beams);
         return Err(Failure::unsupported(what, "`genai-build run` has beams"));
     }
+    let mut search = opened.search.clone();
+    if !opened.length_given {
+        let longest = if search.max_length > 0 { search.max_length } else { opened.model.context_length() };
+        search.max_length = longest.min(LENGTH);
+    }
     let mut conversation = Conversation {
         template: templates.select(None, false)?,
-        generator: opened.generator(opened.search.clone())?,
+        generator: opened.generator(search)?,
         opened: &opened,
         chat,
         most: args.generation.max_tokens.unwrap_or(usize::MAX),
@@ -86,7 +95,9 @@ impl Conversation<'_> {
         };
         print("\n")?;
         match reply.ending {
-            Ending::Length => note("the answer was cut: no more tokens were asked for, or fit"),
+            Ending::Length => {
+                note("the answer was cut: no more tokens were asked for (-n), or fit (--search max_length=N)")
+            }
             Ending::Interrupted => note("interrupted"),
             Ending::Eos | Ending::Stop => {}
         }
