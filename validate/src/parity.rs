@@ -67,7 +67,7 @@ pub(crate) fn compare_prompt(
     let logits = sequence.append(&prompt.input_ids)?;
     // A pruned graph returns the last row alone; the others cannot be compared.
     let expected = match logits.rows() {
-        1 => last_row(&prompt.logits)?,
+        1 => prompt.logits.slice(prompt.logits.rows() - 1..prompt.logits.rows()),
         _ => prompt.logits.clone(),
     };
     let metrics = compare(&expected, &logits)?;
@@ -81,18 +81,13 @@ pub(crate) fn compare_prompt(
 /// was chosen from; fewer where the logits stop being numbers.
 fn search_greedily(sequence: &mut Sequence, logits: &Matrix, steps: usize) -> Result<(Vec<u32>, Matrix)> {
     let (mut chosen, mut rows) = (Vec::new(), Vec::new());
-    let mut next = last_row(logits)?;
-    while chosen.len() < steps && next.data().iter().all(|logit| logit.is_finite()) {
-        let id = sampling::greedy(next.data())?;
+    let mut next = logits.last_row().to_vec();
+    while chosen.len() < steps && next.iter().all(|logit| logit.is_finite()) {
+        let id = sampling::greedy(&next)?;
         chosen.push(id);
-        rows.extend_from_slice(next.data());
-        next = last_row(&sequence.append(&[id])?)?;
+        rows.extend_from_slice(&next);
+        next = sequence.append(&[id])?.last_row().to_vec();
     }
     let rows = Matrix::new(chosen.len(), logits.cols(), rows)?;
     Ok((chosen, rows))
-}
-
-fn last_row(logits: &Matrix) -> Result<Matrix> {
-    let row = logits.data().chunks_exact(logits.cols().max(1)).next_back().unwrap_or_default();
-    Matrix::new(1, row.len(), row.to_vec())
 }

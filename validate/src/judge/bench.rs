@@ -109,8 +109,7 @@ fn begin(model: &Arc<Model>, length: usize, max_length: usize) -> Result<(Sequen
 
 /// 0 where the logits are no numbers: this measures speed, not sense.
 fn likeliest(logits: &crate::Matrix) -> u32 {
-    let row = logits.data().chunks_exact(logits.cols().max(1)).next_back().unwrap_or_default();
-    argmax(row).and_then(|token| u32::try_from(token).ok()).unwrap_or(0)
+    argmax(logits.last_row()).and_then(|token| u32::try_from(token).ok()).unwrap_or(0)
 }
 
 fn median(values: &mut [f64]) -> f64 {
