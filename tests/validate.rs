@@ -90,6 +90,17 @@ fn another_package_is_a_reference_and_can_be_kept() -> Outcome {
     assert!(first["measured"]["layers"].as_array().unwrap().len() >= 18, "keys, values and the stream of 6 layers");
     let kl = |report: &Value| report["parity"]["prompts"][0]["logits"]["kl_mean"].as_f64().unwrap();
     assert!(kl(&first) > 0.0 && kl(&first) == kl(&second));
+
+    let found = &first["measured"]["predictions"];
+    assert_eq!(found, &second["measured"]["predictions"]);
+    let prompts = first["parity"]["prompts"].as_array().unwrap().iter();
+    let positions: Vec<u64> = prompts.map(|prompt| prompt["logits"]["positions"].as_u64().unwrap()).collect();
+    assert_eq!(found["kl"]["positions"], positions.iter().sum::<u64>());
+    let next = &found["next_token"];
+    let number = |key: &str| next[key].as_f64().unwrap();
+    assert_eq!(next["tokens"], positions.iter().map(|count| count - 1).sum::<u64>());
+    let ratio = (number("perplexity") / number("reference_perplexity")).ln();
+    assert!(ratio != 0.0 && (ratio - number("ln_ratio")).abs() < 1e-9, "{next:#}");
     Ok(())
 }
 

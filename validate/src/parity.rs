@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::metrics::{compare, greedy_match, kl_along};
+use crate::metrics::{Prediction, compare, greedy_match, predictions};
 use crate::{
     Adapter, CacheMode, Error, Matrix, Model, PromptParity, PromptReference, Reference, Result, Sequence,
     SequenceOptions, sampling,
@@ -28,7 +28,7 @@ pub fn compare_prompts(
 pub(crate) struct Compared {
     pub(crate) parity: PromptParity,
     /// Of each position that the package gives logits of.
-    pub(crate) kl: Vec<f64>,
+    pub(crate) predictions: Vec<Prediction>,
     /// What the package puts behind the prompt.
     pub(crate) chosen: Vec<u32>,
 }
@@ -66,15 +66,13 @@ pub(crate) fn compare_prompt(
     let mut sequence = Sequence::new(model, SequenceOptions { max_length: length, cache, adapter })?;
     let logits = sequence.append(&prompt.input_ids)?;
     // A pruned graph returns the last row alone; the others cannot be compared.
-    let expected = match logits.rows() {
-        1 => prompt.logits.slice(prompt.logits.rows() - 1..prompt.logits.rows()),
-        _ => prompt.logits.clone(),
-    };
+    let first = if logits.rows() == 1 { prompt.logits.rows().saturating_sub(1) } else { 0 };
+    let expected = prompt.logits.slice(first..prompt.logits.rows());
     let metrics = compare(&expected, &logits)?;
     let (chosen, steps) = search_greedily(&mut sequence, &logits, prompt.greedy.len())?;
     let greedy = if prompt.greedy.is_empty() { None } else { Some(greedy_match(&prompt.greedy, &chosen, &steps)?) };
     let parity = PromptParity { name: prompt.name.clone(), logits: metrics, greedy };
-    Ok(Compared { parity, kl: kl_along(&expected, &logits), chosen })
+    Ok(Compared { parity, predictions: predictions(&expected, &logits, &prompt.input_ids[first + 1..]), chosen })
 }
 
 /// At most `steps` tokens chosen greedily from the last of `logits` on, with the logits `[tokens, vocab_size]` that each

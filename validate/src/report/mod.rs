@@ -8,6 +8,7 @@ mod html;
 mod junit;
 mod layers;
 pub(crate) mod layout;
+mod lines;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::GreedyMatch;
+use crate::metrics::{GreedyMatch, Predictions};
 use crate::{ParityReport, Verdict};
 pub use figures::bytes;
 pub use github::{annotations, github};
@@ -203,6 +204,8 @@ impl Finding {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Measured {
     pub parity: Option<ParityReport>,
+    /// Over all texts of `parity` together.
+    pub predictions: Option<Predictions>,
     /// Along each text: what the tables of `parity` sum up.
     pub texts: Vec<TextTrace>,
     /// In the order of computation.

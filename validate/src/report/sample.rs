@@ -2,7 +2,7 @@
 //! `REPORT_PAGES=FOLDER cargo test -p genai-validate pages_of_samples` writes all pages of all samples there.
 
 use super::*;
-use crate::metrics::{Cell, Disagreement, LogitMetrics};
+use crate::metrics::{Cell, DeltaP, Disagreement, Divergence, LogitMetrics, NextToken, Predictions, Share};
 use crate::{Precision, PromptParity};
 
 const LAYERS: usize = 28;
@@ -164,6 +164,7 @@ fn measured(precision: Precision, error: f64, bad: Option<usize>) -> Measured {
     let prompts = texts.iter().map(|text| prompt(text, error)).collect();
     Measured {
         parity: Some(ParityReport::new(precision, 1_500_000_000, "the f32 interpreter", prompts).unwrap()),
+        predictions: Some(predictions(error)),
         texts,
         layers: layers(bad, if precision == Precision::Fp32 { 3e-7 } else { 2e-2 }),
         roads: roads(precision == Precision::Fp32),
@@ -220,6 +221,32 @@ fn prompt(text: &TextTrace, error: f64) -> PromptParity {
         first_non_finite: None,
     };
     PromptParity { name: text.name.clone(), logits, greedy: text.greedy.clone() }
+}
+
+fn predictions(error: f64) -> Predictions {
+    let wide = error.sqrt();
+    Predictions {
+        kl: Divergence {
+            positions: 165,
+            mean: error,
+            standard_error: Some(error / 9.0),
+            percentiles: [0.5, 2.1, 3.2, 5.4, 6.0].map(|part| part * error),
+            max: 6.1 * error,
+        },
+        same_choice: [(9, 14), (37, 38), (108, 113)].map(|(equal, of)| Share { equal, of }),
+        next_token: Some(NextToken {
+            tokens: 162,
+            perplexity: 14.2 * error.exp(),
+            reference_perplexity: 14.2,
+            ln_ratio: error,
+            ln_ratio_error: Some(error / 3.0),
+            delta_p: DeltaP {
+                mean: -error / 4.0,
+                rms: wide / 4.0,
+                percentiles: [-0.7, -0.4, 0.3, 0.6].map(|part| part * wide),
+            },
+        }),
+    }
 }
 
 fn layers(bad: Option<usize>, floor: f64) -> Vec<LayerError> {

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::figures::{bytes, count, figure};
 use super::layers::{first_beyond, peaks, place};
 use super::layout::{name, table, wrapped};
-use super::{Bench, Finding, Identity, LayerError, Measured, Outcome, Report, Severity, Stage, StageReport};
+use super::{Bench, Finding, Identity, LayerError, Measured, Outcome, Report, Severity, Stage, StageReport, lines};
 use crate::ParityReport;
 
 /// Shown of findings, layers and modules; the rest is counted.
@@ -86,9 +86,12 @@ fn findings(f: &mut Formatter<'_>, findings: &[(Stage, &Finding)]) -> fmt::Resul
 }
 
 fn numbers(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
-    let Measured { parity, texts, layers: _, roads, bench, placement, modules: _ } = measured;
+    let Measured { parity, predictions, texts, layers: _, roads, bench, placement, modules: _ } = measured;
     if let Some(parity) = parity {
         logits(f, parity)?;
+    }
+    if let Some(predictions) = predictions {
+        list(f, lines::predictions(predictions))?;
     }
     layers(f, measured)?;
     if texts.iter().any(|text| text.greedy.is_some()) {
@@ -174,6 +177,11 @@ fn layers(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
 /// `layer 7 (present.7.key)`
 fn tap(tap: &LayerError) -> String {
     if tap.layer.is_some() { format!("{} ({})", place(tap), tap.tap) } else { tap.tap.clone() }
+}
+
+/// Figures below one another.
+fn list(f: &mut Formatter<'_>, lines: Vec<(String, String)>) -> fmt::Result {
+    lines.iter().try_for_each(|(what, found)| wrapped(f, &format!("  {what:<16} "), found))
 }
 
 fn speed(f: &mut Formatter<'_>, bench: &Bench) -> fmt::Result {

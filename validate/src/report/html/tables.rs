@@ -4,7 +4,7 @@ use std::fmt::{self, Formatter};
 
 use super::super::escape::Html;
 use super::super::figures::{bytes, count, figure};
-use super::super::{Bench, Identity, Measured};
+use super::super::{Bench, Identity, Measured, lines};
 use super::sign;
 use super::table::{Cell, table};
 
@@ -25,6 +25,9 @@ pub(super) fn parity(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result 
     let rows =
         rows.map(|[name, numbers @ ..]| std::iter::once(Cell::Text(name)).chain(numbers.map(Cell::Number)).collect());
     table(f, &head, rows)?;
+    if let Some(predictions) = &measured.predictions {
+        listed(f, lines::predictions(predictions))?;
+    }
     if !parity.reasons.is_empty() {
         writeln!(f, "<ul>")?;
         parity.reasons.iter().try_for_each(|reason| writeln!(f, "<li>{}</li>", Html(reason)))?;
@@ -72,6 +75,10 @@ pub(super) fn bench(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
     rows.push(("cache per token".to_owned(), bytes(bench.cache_bytes_per_token)));
     table(f, &["", "#"], rows.into_iter().map(|(what, value)| vec![Cell::Text(what), Cell::Number(value)]))?;
     writeln!(f, "</section>")
+}
+
+fn listed(f: &mut Formatter<'_>, lines: Vec<(String, String)>) -> fmt::Result {
+    table(f, &["", ""], lines.into_iter().map(|(what, found)| vec![Cell::Text(what), Cell::Text(found)]))
 }
 
 /// Rows of other tables that a page has at most.
