@@ -105,6 +105,28 @@ fn another_package_is_a_reference_and_can_be_kept() -> Outcome {
 }
 
 #[test]
+fn speed_is_measured_with_its_spread() -> Outcome {
+    let package = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
+    let report = report(package.path(), &["--level", "bench", "--reference", "none"]);
+    let bench = &report["measured"]["bench"];
+    assert_eq!(bench["runs"], 10);
+    let number = |value: &Value| value.as_f64().unwrap();
+    let first = &bench["prefill"][0];
+    for (median, spread) in [
+        (&first["tokens_per_second"], &first["spread"]),
+        (&bench["first_token_seconds"], &bench["first_token_spread"]),
+        (&bench["decode_tokens_per_second"], &bench["decode_spread"]),
+    ] {
+        let (median, least, greatest) = (number(median), number(&spread[0]), number(&spread[1]));
+        assert!(0.0 < least && least <= median && median <= greatest, "{bench:#}");
+    }
+    let between = [0, 1, 2].map(|index| number(&bench["between_tokens_ms"][index]));
+    assert!(0.0 < between[0] && between.is_sorted() && number(&bench["sampling_us"]) > 0.0, "{bench:#}");
+    assert!(number(&bench["peak_memory"]) > 0.0);
+    Ok(())
+}
+
+#[test]
 fn the_first_wrong_layer_is_named() -> Outcome {
     let package = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
     let other = fixture("llama-bias");

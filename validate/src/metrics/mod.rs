@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
 pub use predictions::{DeltaP, Divergence, NextToken, Predictions, Share};
-pub(crate) use predictions::{Prediction, predictions};
+pub(crate) use predictions::{Prediction, percentile, predictions};
 
 /// The lowest finite f16: what a package that computes in fp16 gives a masked token.
 const LOWEST_F16: f32 = -65504.0;

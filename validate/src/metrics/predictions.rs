@@ -149,7 +149,7 @@ fn mean_and_error(values: &[f64]) -> (f64, Option<f64>) {
 
 /// So many of 100 of sorted values are not above it. Between two values it is in proportion, as numpy has it; NaN of
 /// nothing.
-fn percentile(sorted: &[f64], percent: f64) -> f64 {
+pub(crate) fn percentile(sorted: &[f64], percent: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let at = last as f64 * percent / 100.0;
     let (below, above) = (sorted[at.floor() as usize], sorted[at.ceil() as usize]);

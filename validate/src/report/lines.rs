@@ -1,6 +1,7 @@
 //! Figures as lines of what they are of and how much it is, the same in text and in HTML.
 
-use super::figures::{count, figure};
+use super::figures::{bytes, count, figure};
+use super::{Bench, Rate};
 use crate::metrics::{DeltaP, Divergence, NextToken, Predictions};
 
 type Line = (String, String);
@@ -31,6 +32,26 @@ pub(super) fn predictions(predictions: &Predictions) -> Vec<Line> {
             line("change of p", format!("mean {}, RMS {}; {spread}", figure(*mean), figure(*rms))),
         ]);
     }
+    lines
+}
+
+pub(super) fn speed(bench: &Bench) -> Vec<Line> {
+    let spread = |[least, greatest]: [f64; 2]| format!("({} to {})", figure(least), figure(greatest));
+    let rate = |rate: f64, within| format!("{} tokens/s {}", figure(rate), spread(within));
+    let mut lines = vec![line("load", format!("{} s", figure(bench.load_seconds)))];
+    for &Rate { tokens, tokens_per_second, spread } in &bench.prefill {
+        lines.push((format!("prefill of {tokens}"), rate(tokens_per_second, spread)));
+    }
+    let first = figure(1e3 * bench.first_token_seconds);
+    let [p50, p90, p99] = bench.between_tokens_ms.map(figure);
+    lines.extend([
+        line("first token", format!("{first} ms {}", spread(bench.first_token_spread.map(|seconds| 1e3 * seconds)))),
+        line("decode", rate(bench.decode_tokens_per_second, bench.decode_spread)),
+        line("between tokens", format!("50 %: {p50} ms, 90 %: {p90} ms, 99 %: {p99} ms")),
+        line("sampling", format!("{} µs", figure(bench.sampling_us))),
+    ]);
+    lines.extend(bench.peak_memory.map(|peak| line("peak memory", bytes(peak))));
+    lines.push(line("cache", format!("{} a token", bytes(bench.cache_bytes_per_token))));
     lines
 }
 

@@ -265,13 +265,18 @@ pub struct Road {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Bench {
     pub load_seconds: f64,
-    /// Median over the runs; prompt lengths and what they gave.
+    /// Prompt lengths and what they gave. Here and below, a time or a rate is the median of the runs, and a spread the
+    /// least and the greatest of them.
     pub prefill: Vec<Rate>,
     /// Time to the first token of the first prompt of `prefill`, in seconds.
     pub first_token_seconds: f64,
+    pub first_token_spread: [f64; 2],
     pub decode_tokens_per_second: f64,
+    pub decode_spread: [f64; 2],
     /// Between tokens, in milliseconds: 50, 90 and 99 of 100.
     pub between_tokens_ms: [f64; 3],
+    /// Drawing a token with top-k 50 and top-p 0.95, in microseconds; of all that are decoded.
+    pub sampling_us: f64,
     /// Of the process, in bytes; `None` where the system does not tell.
     pub peak_memory: Option<u64>,
     pub cache_bytes_per_token: u64,
@@ -282,6 +287,7 @@ pub struct Bench {
 pub struct Rate {
     pub tokens: usize,
     pub tokens_per_second: f64,
+    pub spread: [f64; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -285,13 +285,17 @@ fn roads(exact: bool) -> Vec<Road> {
 }
 
 fn bench() -> Bench {
-    let rate = |(tokens, tokens_per_second)| Rate { tokens, tokens_per_second };
+    let near = |value: f64| [0.97 * value, 1.02 * value];
+    let rate = |(tokens, tokens_per_second)| Rate { tokens, tokens_per_second, spread: near(tokens_per_second) };
     Bench {
         load_seconds: 1.84,
         prefill: [(128, 412.0), (512, 388.4), (2048, 301.7)].map(rate).into(),
         first_token_seconds: 0.311,
+        first_token_spread: near(0.311),
         decode_tokens_per_second: 31.4,
+        decode_spread: near(31.4),
         between_tokens_ms: [31.6, 33.0, 41.8],
+        sampling_us: 214.0,
         peak_memory: Some(1_734_000_000),
         cache_bytes_per_token: 28 << 10,
         runs: 10,

@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::figures::{bytes, count, figure};
 use super::layers::{first_beyond, peaks, place};
 use super::layout::{name, table, wrapped};
-use super::{Bench, Finding, Identity, LayerError, Measured, Outcome, Report, Severity, Stage, StageReport, lines};
+use super::{Finding, Identity, LayerError, Measured, Outcome, Report, Severity, Stage, StageReport, lines};
 use crate::ParityReport;
 
 /// Shown of findings, layers and modules; the rest is counted.
@@ -118,7 +118,8 @@ fn numbers(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
         table(f, &["road", "max abs", "mean KL", ""], rows)?;
     }
     if let Some(bench) = bench {
-        speed(f, bench)?;
+        writeln!(f, "\nspeed, medians of {} (least to greatest)", count(bench.runs, "run"))?;
+        list(f, lines::speed(bench))?;
     }
     if !placement.is_empty() {
         writeln!(f, "\nnodes by provider")?;
@@ -182,24 +183,6 @@ fn tap(tap: &LayerError) -> String {
 /// Figures below one another.
 fn list(f: &mut Formatter<'_>, lines: Vec<(String, String)>) -> fmt::Result {
     lines.iter().try_for_each(|(what, found)| wrapped(f, &format!("  {what:<16} "), found))
-}
-
-fn speed(f: &mut Formatter<'_>, bench: &Bench) -> fmt::Result {
-    let Bench { load_seconds, prefill, first_token_seconds, decode_tokens_per_second, .. } = bench;
-    let [p50, p90, p99] = bench.between_tokens_ms.map(figure);
-    writeln!(f, "\nspeed, medians of {}", count(bench.runs, "run"))?;
-    let line = |f: &mut Formatter<'_>, what: &str, value: String| wrapped(f, &format!("  {what:<16} "), &value);
-    line(f, "load", format!("{} s", figure(*load_seconds)))?;
-    for rate in prefill {
-        line(f, "prefill", format!("{} tokens/s of {}", figure(rate.tokens_per_second), count(rate.tokens, "token")))?;
-    }
-    line(f, "first token", format!("{} ms", figure(1e3 * first_token_seconds)))?;
-    line(f, "decode", format!("{} tokens/s", figure(*decode_tokens_per_second)))?;
-    line(f, "between tokens", format!("{p50} ms, 90 %: {p90} ms, 99 %: {p99} ms"))?;
-    if let Some(peak) = bench.peak_memory {
-        line(f, "peak memory", bytes(peak))?;
-    }
-    line(f, "cache", format!("{} a token", bytes(bench.cache_bytes_per_token)))
 }
 
 fn weights(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
