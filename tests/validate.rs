@@ -90,6 +90,39 @@ fn another_package_is_a_reference_and_can_be_kept() -> Outcome {
     assert!(first["measured"]["layers"].as_array().unwrap().len() >= 18, "keys, values and the stream of 6 layers");
     let kl = |report: &Value| report["parity"]["prompts"][0]["logits"]["kl_mean"].as_f64().unwrap();
     assert!(kl(&first) > 0.0 && kl(&first) == kl(&second));
+
+    let found = &first["measured"]["predictions"];
+    assert_eq!(found, &second["measured"]["predictions"]);
+    let prompts = first["parity"]["prompts"].as_array().unwrap().iter();
+    let positions: Vec<u64> = prompts.map(|prompt| prompt["logits"]["positions"].as_u64().unwrap()).collect();
+    assert_eq!(found["kl"]["positions"], positions.iter().sum::<u64>());
+    let next = &found["next_token"];
+    let number = |key: &str| next[key].as_f64().unwrap();
+    assert_eq!(next["tokens"], positions.iter().map(|count| count - 1).sum::<u64>());
+    let ratio = (number("perplexity") / number("reference_perplexity")).ln();
+    assert!(ratio != 0.0 && (ratio - number("ln_ratio")).abs() < 1e-9, "{next:#}");
+    Ok(())
+}
+
+#[test]
+fn speed_is_measured_with_its_spread() -> Outcome {
+    let package = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
+    let report = report(package.path(), &["--level", "bench", "--reference", "none"]);
+    let bench = &report["measured"]["bench"];
+    assert_eq!(bench["runs"], 10);
+    let number = |value: &Value| value.as_f64().unwrap();
+    let first = &bench["prefill"][0];
+    for (median, spread) in [
+        (&first["tokens_per_second"], &first["spread"]),
+        (&bench["first_token_seconds"], &bench["first_token_spread"]),
+        (&bench["decode_tokens_per_second"], &bench["decode_spread"]),
+    ] {
+        let (median, least, greatest) = (number(median), number(&spread[0]), number(&spread[1]));
+        assert!(0.0 < least && least <= median && median <= greatest, "{bench:#}");
+    }
+    let between = [0, 1, 2].map(|index| number(&bench["between_tokens_ms"][index]));
+    assert!(0.0 < between[0] && between.is_sorted() && number(&bench["sampling_us"]) > 0.0, "{bench:#}");
+    assert!(number(&bench["peak_memory"]) > 0.0);
     Ok(())
 }
 
@@ -112,8 +145,11 @@ fn a_certificate_keeps_the_package_whole() -> Outcome {
     let before: Value = serde_json::from_slice(&fs::read(&manifest)?)?;
     assert_eq!(validate(package.path(), &["--certify"]).code, 0);
     let first = fs::read(&manifest)?;
-    assert_eq!(validate(package.path(), &["--certify"]).code, 0);
+    let again = report(package.path(), &["--certify"]);
     assert_eq!(fs::read(&manifest)?, first, "the same result, the same bytes");
+    let files = again["package"]["files"].as_object().unwrap().iter();
+    let lines: String = files.map(|(name, hash)| format!("{}  {name}\n", hash.as_str().unwrap())).collect();
+    assert_eq!(lines, fs::read_to_string(package.path().join("SHA256SUMS"))?);
     let mut certified: Value = serde_json::from_slice(&first)?;
     assert_eq!(certified["validation"]["verdict"], "pass");
     certified.as_object_mut().unwrap().remove("validation");

@@ -146,7 +146,12 @@ fn judge(args: &ValidateArgs, against: Against, texts: Vec<Text>, child: &Child)
 }
 
 /// Writes the pages, and says how it ended.
-fn finish(args: &ValidateArgs, Judged { report, continuation, .. }: Judged) -> Result<(), Failure> {
+fn finish(args: &ValidateArgs, Judged { mut report, continuation, .. }: Judged) -> Result<(), Failure> {
+    // Pages are written even where the package cannot be certified.
+    let certified = args.certify.then(|| judge::certify(&args.package, &report)).transpose();
+    if let Ok(Some(hashes)) = &certified {
+        report.package.files.clone_from(hashes);
+    }
     let written = |path: &Path, page: String| {
         fs::write(path, page).map_err(|source| genai_validate::Error::Io { path: path.to_path_buf(), source })
     };
@@ -156,9 +161,7 @@ fn finish(args: &ValidateArgs, Judged { report, continuation, .. }: Judged) -> R
     if let Some(path) = &args.html {
         written(path, html(&report))?;
     }
-    if args.certify {
-        judge::certify(&args.package, &report)?;
-    }
+    certified?;
     let continuation = continuation.map(|(prompt, text)| Continuation { prompt, text });
     if args.github {
         summarize(&report)?;

@@ -58,7 +58,7 @@ pub fn generate(
         if prompt.len() + ids.len() == max_length {
             break Finish::MaxLength;
         }
-        let id = sampler.pick(logits.row(logits.rows() - 1))?;
+        let id = sampler.pick(logits.last_row())?;
         if options.eos_token_ids.contains(&id) {
             break Finish::Eos;
         }

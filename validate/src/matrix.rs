@@ -1,5 +1,7 @@
 //! A dense matrix: what logits and hidden states are held in.
 
+use std::ops::Range;
+
 use crate::{Error, Result};
 
 /// A row-major matrix `[rows, cols]` of f32.
@@ -48,6 +50,18 @@ impl Matrix {
         &self.data[row * self.cols..][..self.cols]
     }
 
+    /// Empty where there is no row.
+    pub fn last_row(&self) -> &[f32] {
+        &self.data[self.rows.saturating_sub(1) * self.cols..]
+    }
+
+    /// # Panics
+    /// When there are no such rows.
+    pub fn slice(&self, rows: Range<usize>) -> Self {
+        let data = self.data[rows.start * self.cols..rows.end * self.cols].to_vec();
+        Self { rows: rows.len(), cols: self.cols, data }
+    }
+
     /// # Panics
     /// When there is no such row.
     pub fn row_mut(&mut self, row: usize) -> &mut [f32] {
@@ -81,6 +95,15 @@ mod tests {
         let message = Matrix::new(2, 3, vec![0.0; 5]).unwrap_err().to_string();
         assert_eq!(message, "the length of a matrix is 5, expected 2 x 3 values");
         assert!(Matrix::new(usize::MAX, 2, vec![0.0; 6]).is_err());
+    }
+
+    #[test]
+    fn rows_are_taken_from_both_ends() {
+        let matrix = Matrix::new(3, 2, vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        assert_eq!(matrix.last_row(), [5.0, 6.0]);
+        assert_eq!(matrix.slice(1..3), Matrix::new(2, 2, vec![3.0, 4.0, 5.0, 6.0]).unwrap());
+        let empty = Matrix::zeros(0, 2);
+        assert_eq!((empty.last_row(), empty.slice(0..0).rows()), (&[][..], 0));
     }
 
     #[test]

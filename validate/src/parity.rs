@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::metrics::{compare, greedy_match, kl_along};
+use crate::metrics::{Prediction, compare, greedy_match, predictions};
 use crate::{
     Adapter, CacheMode, Error, Matrix, Model, PromptParity, PromptReference, Reference, Result, Sequence,
     SequenceOptions, sampling,
@@ -28,7 +28,7 @@ pub fn compare_prompts(
 pub(crate) struct Compared {
     pub(crate) parity: PromptParity,
     /// Of each position that the package gives logits of.
-    pub(crate) kl: Vec<f64>,
+    pub(crate) predictions: Vec<Prediction>,
     /// What the package puts behind the prompt.
     pub(crate) chosen: Vec<u32>,
 }
@@ -66,33 +66,26 @@ pub(crate) fn compare_prompt(
     let mut sequence = Sequence::new(model, SequenceOptions { max_length: length, cache, adapter })?;
     let logits = sequence.append(&prompt.input_ids)?;
     // A pruned graph returns the last row alone; the others cannot be compared.
-    let expected = match logits.rows() {
-        1 => last_row(&prompt.logits)?,
-        _ => prompt.logits.clone(),
-    };
+    let first = if logits.rows() == 1 { prompt.logits.rows().saturating_sub(1) } else { 0 };
+    let expected = prompt.logits.slice(first..prompt.logits.rows());
     let metrics = compare(&expected, &logits)?;
     let (chosen, steps) = search_greedily(&mut sequence, &logits, prompt.greedy.len())?;
     let greedy = if prompt.greedy.is_empty() { None } else { Some(greedy_match(&prompt.greedy, &chosen, &steps)?) };
     let parity = PromptParity { name: prompt.name.clone(), logits: metrics, greedy };
-    Ok(Compared { parity, kl: kl_along(&expected, &logits), chosen })
+    Ok(Compared { parity, predictions: predictions(&expected, &logits, &prompt.input_ids[first + 1..]), chosen })
 }
 
 /// At most `steps` tokens chosen greedily from the last of `logits` on, with the logits `[tokens, vocab_size]` that each
 /// was chosen from; fewer where the logits stop being numbers.
 fn search_greedily(sequence: &mut Sequence, logits: &Matrix, steps: usize) -> Result<(Vec<u32>, Matrix)> {
     let (mut chosen, mut rows) = (Vec::new(), Vec::new());
-    let mut next = last_row(logits)?;
-    while chosen.len() < steps && next.data().iter().all(|logit| logit.is_finite()) {
-        let id = sampling::greedy(next.data())?;
+    let mut next = logits.last_row().to_vec();
+    while chosen.len() < steps && next.iter().all(|logit| logit.is_finite()) {
+        let id = sampling::greedy(&next)?;
         chosen.push(id);
-        rows.extend_from_slice(next.data());
-        next = last_row(&sequence.append(&[id])?)?;
+        rows.extend_from_slice(&next);
+        next = sequence.append(&[id])?.last_row().to_vec();
     }
     let rows = Matrix::new(chosen.len(), logits.cols(), rows)?;
     Ok((chosen, rows))
-}
-
-fn last_row(logits: &Matrix) -> Result<Matrix> {
-    let row = logits.data().chunks_exact(logits.cols().max(1)).next_back().unwrap_or_default();
-    Matrix::new(1, row.len(), row.to_vec())
 }

@@ -66,8 +66,8 @@ impl Continued {
         let mut rows = logits.data().chunks_exact(logits.cols().max(1));
         let of_prompt: Vec<f32> = rows.by_ref().take(self.prompt.len()).flatten().copied().collect();
         let of_prompt = Matrix::new(self.prompt.len(), logits.cols(), of_prompt)?;
-        let last = of_prompt.data().chunks_exact(logits.cols().max(1)).next_back();
-        let chosen = last.into_iter().chain(rows).take(self.continuation.len());
+        let last = of_prompt.last_row();
+        let chosen = std::iter::once(last).chain(rows).take(self.continuation.len());
         let greedy = chosen.map(|row| argmax(row).and_then(|token| u32::try_from(token).ok())).collect::<Option<_>>();
         let problem = "the reference's own logits hold a value that is not a number";
         Ok(PromptReference {

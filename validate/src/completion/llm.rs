@@ -178,7 +178,7 @@ impl Llm {
             let rows = ran?;
             self.tokens.extend_from_slice(batch);
             self.logits.clear();
-            self.logits.extend_from_slice(rows.row(rows.rows() - 1));
+            self.logits.extend_from_slice(rows.last_row());
             on_rows(&rows)?;
         }
         Ok(())

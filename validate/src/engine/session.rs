@@ -140,7 +140,7 @@ impl State {
         if let Some(reason) = active.turn.is_full() {
             return Ok(Some(reason));
         }
-        let chosen = active.turn.choose(logits.row(logits.rows() - 1))?;
+        let chosen = active.turn.choose(logits.last_row())?;
         if let Some(token) = chosen.token {
             on_event(Event::Token(token));
         }

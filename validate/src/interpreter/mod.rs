@@ -53,7 +53,7 @@ pub fn logits(spec: &DecoderSpec, weights: &dyn Weights, sequences: &[&[u32]]) -
     let batch = Batch::new(spec, sequences)?;
     let hidden = hidden_states(spec, weights, &batch, None)?;
     let logits = lm_head(spec, weights, &hidden)?;
-    batch.spans.iter().map(|span| rows(&logits, span.clone())).collect()
+    Ok(batch.spans.iter().map(|span| logits.slice(span.clone())).collect())
 }
 
 /// What can be seen of a layer from outside of it. Rows are the tokens of one sequence.
@@ -82,7 +82,7 @@ pub fn traced(
     let mut layers = Vec::new();
     let hidden = hidden_states(spec, weights, &batch, Some(&mut layers))?;
     let logits = lm_head(spec, weights, &hidden)?;
-    let logits = batch.spans.iter().map(|span| rows(&logits, span.clone())).collect::<Result<_>>()?;
+    let logits = batch.spans.iter().map(|span| logits.slice(span.clone())).collect();
     Ok((logits, layers))
 }
 
@@ -153,26 +153,18 @@ fn hidden_states(
     let first = batch.spans.first().cloned().unwrap_or_default();
     for index in 0..spec.layers.len() {
         let one_stream = hidden.rows() == batch.ids.len() && hidden.cols() == spec.hidden_size;
-        let residual = match (&seen, one_stream) {
-            (Some(_), true) => Some(rows(&hidden, first.clone())?),
-            _ => None,
-        };
+        let residual = (seen.is_some() && one_stream).then(|| hidden.slice(first.clone()));
         let pass = Pass { spec, weights, batch, index, input: inputs.get(index) };
         add_layer(&pass, &mut keys, &mut hidden)?;
         if let Some(seen) = &mut seen {
             let Mixer::Attention(attention) = &pass.layer().mixer;
             let own = keys.of(index).filter(|_| attention.key_value.is_own());
-            let key = own.map(|own| rows(&own.k, first.clone())).transpose()?;
-            let value = own.map(|own| rows(&own.v, first.clone())).transpose()?;
+            let key = own.map(|own| own.k.slice(first.clone()));
+            let value = own.map(|own| own.v.slice(first.clone()));
             seen.push(LayerTrace { key, value, residual });
         }
     }
     norm(weights, &spec.final_norm, &streams::merge(spec, weights, hidden)?)
-}
-
-fn rows(matrix: &Matrix, rows: Range<usize>) -> Result<Matrix> {
-    let cols = matrix.cols();
-    Matrix::new(rows.len(), cols, matrix.data()[rows.start * cols..rows.end * cols].to_vec())
 }
 
 fn last_rows(hidden: &Matrix, batch: &Batch) -> Matrix {

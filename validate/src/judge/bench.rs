@@ -1,18 +1,23 @@
 //! Speed and memory.
 
+use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use crate::metrics::percentile;
 use crate::report::{Bench, Rate};
-use crate::{CacheMode, Config, LoadOptions, Model, Result, Runtime, Sequence, SequenceOptions, argmax};
+use crate::{
+    CacheMode, Config, Error, LoadOptions, Matrix, Model, Result, Runtime, Sampler, SamplingOptions, Sequence,
+    SequenceOptions, argmax,
+};
 
 /// What is measured.
 #[derive(Clone, Debug)]
 pub struct BenchOptions {
-    /// Lengths of prompts, in tokens; those that do not fit the context are left out.
+    /// Lengths of prompts, in tokens; those that leave no room in the context are left out.
     pub prompts: Vec<usize>,
-    /// Tokens that are decoded behind the first prompt.
+    /// Tokens that are decoded behind the first prompt, as far as the context goes.
     pub decoded: usize,
     /// Runs before those that count.
     pub warm_ups: usize,
@@ -22,7 +27,7 @@ pub struct BenchOptions {
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { prompts: vec![128, 512, 2048], decoded: 128, warm_ups: 1, runs: 5 }
+        Self { prompts: vec![128, 512, 2048], decoded: 128, warm_ups: 5, runs: 10 }
     }
 }
 
@@ -37,89 +42,106 @@ pub fn measure_package(folder: &Path, runtime: &Runtime, options: LoadOptions, b
     measure(&model, started.elapsed().as_secs_f64(), bench)
 }
 
-/// Measures a loaded model. Times are of a steady clock; those between tokens hold the choice of the likeliest token.
+/// Measures a loaded model. Times are of a steady clock; those between tokens hold the choice of the likeliest token,
+/// and not the sampling, which is measured beside it.
 ///
 /// # Errors
-/// Those of running.
+/// Those of running; a context of one token, behind which nothing can be decoded.
 pub fn measure(model: &Arc<Model>, load_seconds: f64, options: &BenchOptions) -> Result<Bench> {
     let context = model.context_length();
-    let mut lengths: Vec<usize> = options.prompts.iter().copied().filter(|&length| length <= context).collect();
-    if lengths.is_empty() {
-        lengths.push(context.div_ceil(2));
+    if context < 2 {
+        return Err(Error::argument("the context length", context, "at least 2 tokens, to measure speed"));
     }
-    let (mut prefill, mut first_token) = (Vec::new(), 0.0);
+    let mut lengths: Vec<usize> = options.prompts.iter().copied().filter(|&length| length < context).collect();
+    if lengths.is_empty() {
+        lengths.push(context / 2);
+    }
+    let mut measured = Vec::new();
     for (index, &length) in lengths.iter().enumerate() {
-        let mut seconds = Vec::new();
-        for run in 0..options.warm_ups.saturating_add(options.runs) {
-            let started = Instant::now();
-            let (_, first) = begin(model, length, length)?;
-            std::hint::black_box(first);
-            if run >= options.warm_ups {
-                seconds.push(started.elapsed().as_secs_f64());
-            }
+        let decoded = if index == 0 { options.decoded.clamp(1, context - length) } else { 0 };
+        for _ in 0..options.warm_ups {
+            run(model, length, decoded)?;
         }
-        let median = median(&mut seconds);
-        if index == 0 {
-            first_token = median;
-        }
-        prefill.push(Rate { tokens: length, tokens_per_second: length as f64 / median.max(f64::MIN_POSITIVE) });
+        let runs = (0..options.runs.max(1)).map(|_| run(model, length, decoded));
+        measured.push((length, runs.collect::<Result<Vec<Run>>>()?));
     }
 
-    let prompt = lengths.first().copied().unwrap_or(1).min(context.saturating_sub(1).max(1));
-    let decoded = options.decoded.min(context.saturating_sub(prompt));
-    let (mut rates, mut between) = (Vec::new(), Vec::new());
-    for run in 0..options.warm_ups.saturating_add(options.runs) {
-        let (mut sequence, mut token) = begin(model, prompt, prompt.saturating_add(decoded))?;
-        let all = Instant::now();
-        for _ in 0..decoded {
-            let started = Instant::now();
-            token = likeliest(&sequence.append(&[token])?);
-            if run >= options.warm_ups {
-                between.push(started.elapsed().as_secs_f64() * 1e3);
-            }
-        }
-        if run >= options.warm_ups {
-            rates.push(decoded as f64 / all.elapsed().as_secs_f64().max(f64::MIN_POSITIVE));
-        }
-    }
+    let prefill = measured.iter().map(|(length, runs)| {
+        let (tokens_per_second, spread) = median(runs.iter().map(|run| rate(*length, run.prompt)));
+        Rate { tokens: *length, tokens_per_second, spread }
+    });
+    let first = measured.first().map(|(_, runs)| runs.as_slice()).unwrap_or_default();
+    let (first_token_seconds, first_token_spread) = median(first.iter().map(|run| run.prompt));
+    let decode = first.iter().map(|run| rate(run.steps.len(), run.steps.iter().sum()));
+    let (decode_tokens_per_second, decode_spread) = median(decode);
+    let mut between: Vec<f64> = first.iter().flat_map(|run| &run.steps).map(|seconds| 1e3 * seconds).collect();
     between.sort_by(f64::total_cmp);
+    let (sampling_seconds, _) = median(first.iter().flat_map(|run| run.sampling.iter().copied()));
     Ok(Bench {
         load_seconds,
-        prefill,
-        first_token_seconds: first_token,
-        decode_tokens_per_second: median(&mut rates),
-        between_tokens_ms: [50, 90, 99].map(|percent| percentile(&between, percent)),
+        prefill: prefill.collect(),
+        first_token_seconds,
+        first_token_spread,
+        decode_tokens_per_second,
+        decode_spread,
+        between_tokens_ms: [50.0, 90.0, 99.0].map(|percent| percentile(&between, percent)),
+        sampling_us: 1e6 * sampling_seconds,
         peak_memory: None,
         cache_bytes_per_token: model.wiring.cache_bytes_per_token(),
-        runs: options.runs,
+        runs: first.len(),
     })
 }
 
-/// A prompt of so many tokens, the same each time, and the token that follows it.
-fn begin(model: &Arc<Model>, length: usize, max_length: usize) -> Result<(Sequence, u32)> {
-    let options = SequenceOptions { max_length, cache: CacheMode::of(model), adapter: None };
-    let mut sequence = Sequence::new(model, options)?;
+/// Seconds of one run.
+struct Run {
+    /// Until the first token is known.
+    prompt: f64,
+    /// Until each further token is.
+    steps: Vec<f64>,
+    /// Of drawing from the logits of each step.
+    sampling: Vec<f64>,
+}
+
+/// How sampling is measured: as people sample, and the same each time.
+const DRAWN: SamplingOptions = SamplingOptions { temperature: 1.0, top_k: 50, top_p: 0.95, seed: Some(7) };
+
+/// Reads a prompt of so many tokens, the same each time, and decodes behind it.
+fn run(model: &Arc<Model>, length: usize, decoded: usize) -> Result<Run> {
     let vocabulary = u32::try_from(model.vocab_size()).unwrap_or(u32::MAX).max(1);
     let ids: Vec<u32> = (0..u32::try_from(length).unwrap_or(u32::MAX))
         .map(|index| index.wrapping_mul(2_654_435_761).rotate_left(15) % vocabulary)
         .collect();
-    let token = likeliest(&sequence.append(&ids)?);
-    Ok((sequence, token))
+    let mut sampler = Sampler::new(DRAWN)?;
+    let options = SequenceOptions { max_length: length + decoded, cache: CacheMode::of(model), adapter: None };
+    let started = Instant::now();
+    let mut sequence = Sequence::new(model, options)?;
+    let mut token = likeliest(&sequence.append(&ids)?);
+    let mut run = Run { prompt: started.elapsed().as_secs_f64(), steps: Vec::new(), sampling: Vec::new() };
+    for _ in 0..decoded {
+        let started = Instant::now();
+        let logits = sequence.append(&[token])?;
+        token = likeliest(&logits);
+        run.steps.push(started.elapsed().as_secs_f64());
+        let started = Instant::now();
+        // Logits that are no numbers are an error of the sampler's: this measures speed, not sense.
+        let _ = black_box(sampler.pick(logits.last_row()));
+        run.sampling.push(started.elapsed().as_secs_f64());
+    }
+    Ok(run)
 }
 
-/// 0 where the logits are no numbers: this measures speed, not sense.
-fn likeliest(logits: &crate::Matrix) -> u32 {
-    let row = logits.data().chunks_exact(logits.cols().max(1)).next_back().unwrap_or_default();
-    argmax(row).and_then(|token| u32::try_from(token).ok()).unwrap_or(0)
+/// 0 where the logits are no numbers, as above.
+fn likeliest(logits: &Matrix) -> u32 {
+    argmax(logits.last_row()).and_then(|token| u32::try_from(token).ok()).unwrap_or(0)
 }
 
-fn median(values: &mut [f64]) -> f64 {
+fn rate(tokens: usize, seconds: f64) -> f64 {
+    tokens as f64 / seconds.max(f64::MIN_POSITIVE)
+}
+
+/// The median, and the least and the greatest.
+fn median(values: impl Iterator<Item = f64>) -> (f64, [f64; 2]) {
+    let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
-    percentile(values, 50)
-}
-
-/// The nearest of the sorted values.
-fn percentile(sorted: &[f64], percent: usize) -> f64 {
-    let index = sorted.len().saturating_sub(1).saturating_mul(percent).div_ceil(100);
-    sorted.get(index).copied().unwrap_or(0.0)
+    (percentile(&values, 50.0), [0.0, 100.0].map(|percent| percentile(&values, percent)))
 }

@@ -12,12 +12,12 @@ use crate::{Error, Result};
 
 /// Writes `validation` into `genai-build.json` and the new hash of that into `SHA256SUMS`; a package of another tool, which
 /// has neither, gets both, with the files of its folder. The same result gives the same bytes: no time and nothing of the
-/// machine but the version of ONNX Runtime.
+/// machine but the version of ONNX Runtime. Returns the hashes by the names of the files.
 ///
 /// # Errors
 /// [`Error::Package`] if the files are not those that the record lists: what was validated would not be what it
 /// certifies; [`Error::Io`].
-pub fn certify(folder: &Path, report: &Report) -> Result<()> {
+pub fn certify(folder: &Path, report: &Report) -> Result<BTreeMap<String, String>> {
     let (manifest, sums) = (folder.join(MANIFEST), folder.join(SUMS));
     let recorded = manifest.exists() || sums.exists();
     let mut record = if recorded {
@@ -56,7 +56,8 @@ pub fn certify(folder: &Path, report: &Report) -> Result<()> {
         hashes.retain(|name, _| listed.contains(&name.as_str()));
     }
     let lines: String = hashes.iter().map(|(name, hash)| format!("{hash}  {name}\n")).collect();
-    replace(&sums, lines.as_bytes())
+    replace(&sums, lines.as_bytes())?;
+    Ok(hashes)
 }
 
 /// The record of a package that has none: its files.

@@ -169,12 +169,7 @@ fn alone(loaded: &Loaded, ids: &[u32], logits: &Matrix, count: usize) -> Result<
         return Ok(Road { name: name.to_owned(), max_abs: 0.0, kl_mean: 0.0, within: true });
     }
     let read = whole(loaded, ids.get(..count).unwrap_or_default())?;
-    road(loaded, name, &first_rows(logits, count)?, &read)
-}
-
-fn first_rows(matrix: &Matrix, rows: usize) -> Result<Matrix> {
-    let end = rows.saturating_mul(matrix.cols());
-    Matrix::new(rows, matrix.cols(), matrix.data().get(..end).unwrap_or_default().to_vec())
+    road(loaded, name, &logits.slice(0..count), &read)
 }
 
 fn judged(loaded: &Loaded, check: &'static str, hint: &str, road: &Road) -> Option<Finding> {
@@ -196,7 +191,8 @@ fn judged(loaded: &Loaded, check: &'static str, hint: &str, road: &Road) -> Opti
 /// Compares the rows that both have, counted from the end.
 fn road(loaded: &Loaded, name: &str, base: &Matrix, logits: &Matrix) -> Result<Road> {
     let rows = base.rows().min(logits.rows());
-    let (base, logits) = (last_rows(base, rows)?, last_rows(logits, rows)?);
+    let last = |matrix: &Matrix| matrix.slice(matrix.rows() - rows..matrix.rows());
+    let (base, logits) = (last(base), last(logits));
     let metrics = compare(&base, &logits)?;
     let max_abs = match metrics.first_non_finite {
         Some(_) => f64::NAN,
@@ -208,11 +204,6 @@ fn road(loaded: &Loaded, name: &str, base: &Matrix, logits: &Matrix) -> Result<R
         _ => road_limit(loaded.precision).holds(max_abs, metrics.kl_mean),
     };
     Ok(Road { name: name.to_owned(), max_abs, kl_mean: metrics.kl_mean, within })
-}
-
-fn last_rows(matrix: &Matrix, rows: usize) -> Result<Matrix> {
-    let from = matrix.rows().saturating_sub(rows).saturating_mul(matrix.cols());
-    Matrix::new(rows, matrix.cols(), matrix.data().get(from..).unwrap_or_default().to_vec())
 }
 
 fn plain(logits: Matrix) -> Read {
@@ -294,8 +285,7 @@ fn continued(loaded: &Loaded, ids: &[u32]) -> Result<Read> {
     let mut logits = sequence.append(prompt)?;
     let mut read = prompt.to_vec();
     for _ in 0..GENERATED {
-        let row = logits.rows().saturating_sub(1);
-        let chosen = argmax(logits.row(row)).and_then(|token| u32::try_from(token).ok());
+        let chosen = argmax(logits.last_row()).and_then(|token| u32::try_from(token).ok());
         let chosen = chosen.ok_or_else(|| Error::execution("choosing a token")("the logits are not numbers"))?;
         read.push(chosen);
         logits = sequence.append(&[chosen])?;

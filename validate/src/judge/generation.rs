@@ -48,7 +48,7 @@ fn sampled(loaded: &Loaded, texts: &[Text], seed: u32) -> Result<Vec<u32>> {
     let mut logits = sequence.append(&ids)?;
     let mut sampled = Vec::new();
     while ids.len() + sampled.len() < max_length {
-        let id = sampler.pick(logits.row(logits.rows() - 1))?;
+        let id = sampler.pick(logits.last_row())?;
         sampled.push(id);
         if ids.len() + sampled.len() < max_length {
             logits = sequence.append(&[id])?;

@@ -10,6 +10,7 @@ use super::load::Loaded;
 use super::words::Words;
 use super::{Adapters, Against, Recording, Text, layers, precision};
 use crate::interpreter::{self, Adapted, LayerTrace, Weights};
+use crate::metrics::Predictions;
 use crate::parity::{Compared, compare_prompt};
 use crate::report::{Finding, Severity, Stage, StageReport, TextTrace};
 use crate::verdict::{self, GREEDY};
@@ -39,6 +40,7 @@ pub(super) struct Comparison {
     /// Of the model: they choose the tolerances.
     pub(super) parameters: u64,
     pub(super) texts: Vec<TextTrace>,
+    pub(super) predictions: Predictions,
     pub(super) recording: Recording,
 }
 
@@ -97,7 +99,7 @@ fn finish(
         TextTrace {
             name: prompt.name.clone(),
             tokens: words(&[prompt.input_ids.as_slice(), &prompt.greedy].concat()),
-            kl: compared.kl.clone(),
+            kl: compared.predictions.iter().map(|prediction| prediction.kl).collect(),
             disagreements: compared.parity.logits.disagreements.iter().map(|other| other.position).collect(),
             prompt_tokens: prompt.input_ids.len(),
             expected: words(&prompt.greedy),
@@ -106,9 +108,11 @@ fn finish(
         }
     });
     let texts = texts.collect();
-    let prompts = compared.into_iter().chain(with_adapters).map(|compared| compared.parity).collect();
+    let all = || compared.iter().chain(&with_adapters);
+    let predictions: Vec<_> = all().flat_map(|compared| compared.predictions.iter().copied()).collect();
+    let prompts = all().map(|compared| compared.parity.clone()).collect();
     let parity = ParityReport::new(loaded.precision, parameters, name, prompts)?;
-    Ok(Comparison { parity, parameters, texts, recording })
+    Ok(Comparison { parity, parameters, texts, predictions: Predictions::of(&predictions), recording })
 }
 
 /// Elements of all matrices of the graph, as near as can be known without the checkpoint.

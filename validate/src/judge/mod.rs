@@ -279,6 +279,7 @@ impl<'a> Judge<'a> {
             self.stages.push(generation::check(loaded, &request.texts, Some(&compared)));
         }
         self.measured.texts = compared.texts;
+        self.measured.predictions = Some(compared.predictions);
         self.measured.parity = Some(compared.parity);
         Some(compared.recording)
     }

@@ -8,6 +8,7 @@ mod html;
 mod junit;
 mod layers;
 pub(crate) mod layout;
+mod lines;
 #[cfg(test)]
 mod sample;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::metrics::GreedyMatch;
+use crate::metrics::{GreedyMatch, Predictions};
 use crate::{ParityReport, Verdict};
 pub use figures::bytes;
 pub use github::{annotations, github};
@@ -203,6 +204,8 @@ impl Finding {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Measured {
     pub parity: Option<ParityReport>,
+    /// Over all texts of `parity` together.
+    pub predictions: Option<Predictions>,
     /// Along each text: what the tables of `parity` sum up.
     pub texts: Vec<TextTrace>,
     /// In the order of computation.
@@ -262,13 +265,18 @@ pub struct Road {
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
 pub struct Bench {
     pub load_seconds: f64,
-    /// Median over the runs; prompt lengths and what they gave.
+    /// Prompt lengths and what they gave. Here and below, a time or a rate is the median of the runs, and a spread the
+    /// least and the greatest of them.
     pub prefill: Vec<Rate>,
     /// Time to the first token of the first prompt of `prefill`, in seconds.
     pub first_token_seconds: f64,
+    pub first_token_spread: [f64; 2],
     pub decode_tokens_per_second: f64,
+    pub decode_spread: [f64; 2],
     /// Between tokens, in milliseconds: 50, 90 and 99 of 100.
     pub between_tokens_ms: [f64; 3],
+    /// Drawing a token with top-k 50 and top-p 0.95, in microseconds; of all that are decoded.
+    pub sampling_us: f64,
     /// Of the process, in bytes; `None` where the system does not tell.
     pub peak_memory: Option<u64>,
     pub cache_bytes_per_token: u64,
@@ -279,6 +287,7 @@ pub struct Bench {
 pub struct Rate {
     pub tokens: usize,
     pub tokens_per_second: f64,
+    pub spread: [f64; 2],
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]

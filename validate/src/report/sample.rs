@@ -2,7 +2,7 @@
 //! `REPORT_PAGES=FOLDER cargo test -p genai-validate pages_of_samples` writes all pages of all samples there.
 
 use super::*;
-use crate::metrics::{Cell, Disagreement, LogitMetrics};
+use crate::metrics::{Cell, DeltaP, Disagreement, Divergence, LogitMetrics, NextToken, Predictions, Share};
 use crate::{Precision, PromptParity};
 
 const LAYERS: usize = 28;
@@ -164,6 +164,7 @@ fn measured(precision: Precision, error: f64, bad: Option<usize>) -> Measured {
     let prompts = texts.iter().map(|text| prompt(text, error)).collect();
     Measured {
         parity: Some(ParityReport::new(precision, 1_500_000_000, "the f32 interpreter", prompts).unwrap()),
+        predictions: Some(predictions(error)),
         texts,
         layers: layers(bad, if precision == Precision::Fp32 { 3e-7 } else { 2e-2 }),
         roads: roads(precision == Precision::Fp32),
@@ -222,6 +223,32 @@ fn prompt(text: &TextTrace, error: f64) -> PromptParity {
     PromptParity { name: text.name.clone(), logits, greedy: text.greedy.clone() }
 }
 
+fn predictions(error: f64) -> Predictions {
+    let wide = error.sqrt();
+    Predictions {
+        kl: Divergence {
+            positions: 165,
+            mean: error,
+            standard_error: Some(error / 9.0),
+            percentiles: [0.5, 2.1, 3.2, 5.4, 6.0].map(|part| part * error),
+            max: 6.1 * error,
+        },
+        same_choice: [(9, 14), (37, 38), (108, 113)].map(|(equal, of)| Share { equal, of }),
+        next_token: Some(NextToken {
+            tokens: 162,
+            perplexity: 14.2 * error.exp(),
+            reference_perplexity: 14.2,
+            ln_ratio: error,
+            ln_ratio_error: Some(error / 3.0),
+            delta_p: DeltaP {
+                mean: -error / 4.0,
+                rms: wide / 4.0,
+                percentiles: [-0.7, -0.4, 0.3, 0.6].map(|part| part * wide),
+            },
+        }),
+    }
+}
+
 fn layers(bad: Option<usize>, floor: f64) -> Vec<LayerError> {
     let mut noise = Noise(5);
     let mut taps = Vec::new();
@@ -258,13 +285,17 @@ fn roads(exact: bool) -> Vec<Road> {
 }
 
 fn bench() -> Bench {
-    let rate = |(tokens, tokens_per_second)| Rate { tokens, tokens_per_second };
+    let near = |value: f64| [0.97 * value, 1.02 * value];
+    let rate = |(tokens, tokens_per_second)| Rate { tokens, tokens_per_second, spread: near(tokens_per_second) };
     Bench {
         load_seconds: 1.84,
         prefill: [(128, 412.0), (512, 388.4), (2048, 301.7)].map(rate).into(),
         first_token_seconds: 0.311,
+        first_token_spread: near(0.311),
         decode_tokens_per_second: 31.4,
+        decode_spread: near(31.4),
         between_tokens_ms: [31.6, 33.0, 41.8],
+        sampling_us: 214.0,
         peak_memory: Some(1_734_000_000),
         cache_bytes_per_token: 28 << 10,
         runs: 10,

@@ -184,3 +184,20 @@ fn text_says_where_it_breaks() {
     }
     assert!(page.contains("expected ") && page.contains("parts at token 4"), "{page}");
 }
+
+#[test]
+fn text_and_html_show_the_same_figures() {
+    let report = sample::passed();
+    let (page, table) = (text(&report), html(&report));
+    for (what, found) in [
+        ("same choice", "9/14 where the reference prefers its own by less than 0.1, 37/38 to 1, 108/113 by more"),
+        ("perplexity", "14.2 over 162 tokens, reference 14.2; ln ratio 0.00200 ± 6.67e-4"),
+        ("prefill of 2048", "302 tokens/s (293 to 308)"),
+        ("first token", "311 ms (302 to 317)"),
+        ("sampling", "214 µs"),
+    ] {
+        let words = page.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(words.contains(&format!("{what} {found}")), "{what}\n{page}");
+        assert!(table.contains(&format!("<td>{what}</td><td>{found}</td>")), "{what}\n{table}");
+    }
+}

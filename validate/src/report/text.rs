@@ -5,7 +5,7 @@ use std::fmt::{self, Display, Formatter};
 use super::figures::{bytes, count, figure};
 use super::layers::{first_beyond, peaks, place};
 use super::layout::{name, table, wrapped};
-use super::{Bench, Finding, Identity, LayerError, Measured, Outcome, Report, Severity, Stage, StageReport};
+use super::{Finding, Identity, LayerError, Measured, Outcome, Report, Severity, Stage, StageReport, lines};
 use crate::ParityReport;
 
 /// Shown of findings, layers and modules; the rest is counted.
@@ -86,9 +86,12 @@ fn findings(f: &mut Formatter<'_>, findings: &[(Stage, &Finding)]) -> fmt::Resul
 }
 
 fn numbers(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
-    let Measured { parity, texts, layers: _, roads, bench, placement, modules: _ } = measured;
+    let Measured { parity, predictions, texts, layers: _, roads, bench, placement, modules: _ } = measured;
     if let Some(parity) = parity {
         logits(f, parity)?;
+    }
+    if let Some(predictions) = predictions {
+        list(f, lines::predictions(predictions))?;
     }
     layers(f, measured)?;
     if texts.iter().any(|text| text.greedy.is_some()) {
@@ -115,7 +118,8 @@ fn numbers(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
         table(f, &["road", "max abs", "mean KL", ""], rows)?;
     }
     if let Some(bench) = bench {
-        speed(f, bench)?;
+        writeln!(f, "\nspeed, medians of {} (least to greatest)", count(bench.runs, "run"))?;
+        list(f, lines::speed(bench))?;
     }
     if !placement.is_empty() {
         writeln!(f, "\nnodes by provider")?;
@@ -176,22 +180,9 @@ fn tap(tap: &LayerError) -> String {
     if tap.layer.is_some() { format!("{} ({})", place(tap), tap.tap) } else { tap.tap.clone() }
 }
 
-fn speed(f: &mut Formatter<'_>, bench: &Bench) -> fmt::Result {
-    let Bench { load_seconds, prefill, first_token_seconds, decode_tokens_per_second, .. } = bench;
-    let [p50, p90, p99] = bench.between_tokens_ms.map(figure);
-    writeln!(f, "\nspeed, medians of {}", count(bench.runs, "run"))?;
-    let line = |f: &mut Formatter<'_>, what: &str, value: String| wrapped(f, &format!("  {what:<16} "), &value);
-    line(f, "load", format!("{} s", figure(*load_seconds)))?;
-    for rate in prefill {
-        line(f, "prefill", format!("{} tokens/s of {}", figure(rate.tokens_per_second), count(rate.tokens, "token")))?;
-    }
-    line(f, "first token", format!("{} ms", figure(1e3 * first_token_seconds)))?;
-    line(f, "decode", format!("{} tokens/s", figure(*decode_tokens_per_second)))?;
-    line(f, "between tokens", format!("{p50} ms, 90 %: {p90} ms, 99 %: {p99} ms"))?;
-    if let Some(peak) = bench.peak_memory {
-        line(f, "peak memory", bytes(peak))?;
-    }
-    line(f, "cache", format!("{} a token", bytes(bench.cache_bytes_per_token)))
+/// Figures below one another.
+fn list(f: &mut Formatter<'_>, lines: Vec<(String, String)>) -> fmt::Result {
+    lines.iter().try_for_each(|(what, found)| wrapped(f, &format!("  {what:<16} "), found))
 }
 
 fn weights(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {

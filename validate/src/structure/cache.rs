@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::package::{CONFIG, Part};
-use super::{Findings, Package, size, some_of};
+use super::{Findings, Package, some_of};
 use crate::Template;
 use crate::graph::{Dimension, ElementType, Value};
+use crate::report::bytes;
 
 /// A cache of one layer, past and present.
 pub(super) struct Caches<'a> {
@@ -247,7 +248,7 @@ pub(super) fn memory(package: &Package, findings: &mut Findings) {
     }
     let message = format!(
         "{} for each sequence at search.max_length {length}, in {} caches",
-        size::bytes(total),
+        bytes(total),
         caches.past_keys.len() + caches.past_values.len()
     );
     let shared = package.flag("search.past_present_share_buffer") == Some(true);

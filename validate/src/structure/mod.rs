@@ -58,7 +58,7 @@ mod weights;
 
 use std::path::Path;
 
-use crate::report::{Finding, Severity, Stage, StageReport};
+use crate::report::{Finding, Severity, Stage, StageReport, bytes};
 use package::Package;
 
 /// One look at a package.
@@ -107,7 +107,7 @@ pub fn check(folder: &Path) -> StageReport {
     }
     let read: u64 = package.parts.iter().map(|part| part.graph.bytes_read()).sum();
     let parts = package.parts.len();
-    findings.info("weights", ".", format!("{} of tensors read from {parts} ONNX files", size::bytes(read)));
+    findings.info("weights", ".", format!("{} of tensors read from {parts} ONNX files", bytes(read)));
     StageReport::judged(Stage::Structure, CHECKS.len(), findings.list)
 }
 

@@ -4,23 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::{Findings, Package, some_of};
 use crate::graph::{Graph, Initializer, Stored, Use};
+use crate::report::bytes;
 
 /// Less is not worth a word.
 const WORTH_TELLING: u64 = 64 << 10;
 const PIECE: usize = 1 << 20;
-
-/// In words, such as `1.5 GiB`.
-pub(super) fn bytes(count: u64) -> String {
-    let units = ["KiB", "MiB", "GiB", "TiB"];
-    if count < 1024 {
-        return format!("{count} B");
-    }
-    let (mut size, mut unit) = (count as f64 / 1024.0, 0);
-    while size >= 1024.0 && unit + 1 < units.len() {
-        (size, unit) = (size / 1024.0, unit + 1);
-    }
-    format!("{size:.1} {}", units.get(unit).copied().unwrap_or_default())
-}
 
 pub(super) fn unused(package: &Package, findings: &mut Findings) {
     for part in &package.parts {

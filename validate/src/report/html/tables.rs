@@ -3,8 +3,8 @@
 use std::fmt::{self, Formatter};
 
 use super::super::escape::Html;
-use super::super::figures::{bytes, count, figure};
-use super::super::{Bench, Identity, Measured};
+use super::super::figures::{count, figure};
+use super::super::{Identity, Measured, lines};
 use super::sign;
 use super::table::{Cell, table};
 
@@ -25,6 +25,9 @@ pub(super) fn parity(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result 
     let rows =
         rows.map(|[name, numbers @ ..]| std::iter::once(Cell::Text(name)).chain(numbers.map(Cell::Number)).collect());
     table(f, &head, rows)?;
+    if let Some(predictions) = &measured.predictions {
+        listed(f, lines::predictions(predictions))?;
+    }
     if !parity.reasons.is_empty() {
         writeln!(f, "<ul>")?;
         parity.reasons.iter().try_for_each(|reason| writeln!(f, "<li>{}</li>", Html(reason)))?;
@@ -53,25 +56,14 @@ pub(super) fn roads(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
 
 pub(super) fn bench(f: &mut Formatter<'_>, measured: &Measured) -> fmt::Result {
     let Some(bench) = &measured.bench else { return Ok(()) };
-    let Bench { load_seconds, prefill, first_token_seconds, decode_tokens_per_second, .. } = bench;
-    let [p50, p90, p99] = bench.between_tokens_ms.map(figure);
     writeln!(f, "<section id=\"speed\">\n<h2>Speed and memory</h2>")?;
-    writeln!(f, "<p class=\"quiet\">Medians of {}.</p>", count(bench.runs, "run"))?;
-    let mut rows = vec![("load".to_owned(), format!("{} s", figure(*load_seconds)))];
-    rows.extend(prefill.iter().map(|rate| {
-        (format!("prefill of {}", count(rate.tokens, "token")), format!("{} tokens/s", figure(rate.tokens_per_second)))
-    }));
-    rows.extend([
-        ("first token after".to_owned(), format!("{} ms", figure(1e3 * first_token_seconds))),
-        ("decode".to_owned(), format!("{} tokens/s", figure(*decode_tokens_per_second))),
-        ("between tokens, median".to_owned(), format!("{p50} ms")),
-        ("90 % within".to_owned(), format!("{p90} ms")),
-        ("99 % within".to_owned(), format!("{p99} ms")),
-    ]);
-    rows.extend(bench.peak_memory.map(|peak| ("peak memory of the process".to_owned(), bytes(peak))));
-    rows.push(("cache per token".to_owned(), bytes(bench.cache_bytes_per_token)));
-    table(f, &["", "#"], rows.into_iter().map(|(what, value)| vec![Cell::Text(what), Cell::Number(value)]))?;
+    writeln!(f, "<p class=\"quiet\">Medians of {} (least to greatest).</p>", count(bench.runs, "run"))?;
+    listed(f, lines::speed(bench))?;
     writeln!(f, "</section>")
+}
+
+fn listed(f: &mut Formatter<'_>, lines: Vec<(String, String)>) -> fmt::Result {
+    table(f, &["", ""], lines.into_iter().map(|(what, found)| vec![Cell::Text(what), Cell::Text(found)]))
 }
 
 /// Rows of other tables that a page has at most.

@@ -77,7 +77,7 @@ fn damage_to_files() {
             },
             Info,
             "duplicates",
-            "other: holds the same 78.1 KiB as `one`",
+            "other: holds the same 78.12 KiB as `one`",
         ),
         ("an unknown key", |s| s.config["model"]["decoder"]["windows"] = json!({}), Error, "config", "windows"),
         ("a wrong type", |s| set(s, "/model/vocab_size", json!("140")), Error, "config", "vocab_size"),

@@ -1,9 +1,13 @@
 //! How far one set of logits is from another. Facts only; [`crate::verdict`] judges them.
 
+mod predictions;
+
 use serde::Serialize;
 
 use crate::matrix::argmax;
 use crate::{Error, Matrix, Result};
+pub use predictions::{DeltaP, Divergence, NextToken, Predictions, Share};
+pub(crate) use predictions::{Prediction, percentile, predictions};
 
 /// The lowest finite f16: what a package that computes in fp16 gives a masked token.
 const LOWEST_F16: f32 = -65504.0;
@@ -118,19 +122,6 @@ pub fn compare(reference: &Matrix, test: &Matrix) -> Result<LogitMetrics> {
     Ok(metrics)
 }
 
-/// KL divergence of the test's prediction at each position from the reference's, in nats; NaN where the test's logits
-/// are not finite. Of the positions that both have.
-pub fn kl_along(reference: &Matrix, test: &Matrix) -> Vec<f64> {
-    let rows = |matrix: &Matrix| matrix.rows();
-    (0..rows(reference).min(rows(test)))
-        .map(|position| {
-            let (reference, test) = (reference.row(position), test.row(position));
-            let finite = reference.len() == test.len() && test.iter().all(|value| value.is_finite());
-            if finite { kl_divergence(reference, test) } else { f64::NAN }
-        })
-        .collect()
-}
-
 /// Compares greedy continuations of one prompt.
 ///
 /// `step_logits` is `[test.len(), V]`: row `i` is what the test chose `test[i]` from.
@@ -169,7 +160,7 @@ impl LogitMetrics {
                 (self.max_abs, self.max_abs_at) = (difference, Some(Cell { position, token }));
             }
         }
-        let kl = kl_divergence(reference, test);
+        let kl = kl_divergence(reference, test, [reference, test].map(log_sum_exp));
         self.kl_mean += kl;
         if kl > self.kl_max {
             (self.kl_max, self.kl_max_position) = (kl, Some(position));
@@ -185,9 +176,8 @@ impl LogitMetrics {
     }
 }
 
-/// `sum p ln(p / q)` in nats, with `p`, `q` the softmax of the rows.
-fn kl_divergence(reference: &[f32], test: &[f32]) -> f64 {
-    let (reference_log_sum, test_log_sum) = (log_sum_exp(reference), log_sum_exp(test));
+/// `sum p ln(p / q)` in nats, with `p`, `q` the softmax of the rows, of which the sums are known.
+fn kl_divergence(reference: &[f32], test: &[f32], [reference_log_sum, test_log_sum]: [f64; 2]) -> f64 {
     let kl: f64 = reference
         .iter()
         .zip(test)
