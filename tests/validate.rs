@@ -2,10 +2,13 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
+use genai_validate::LoadOptions;
+use genai_validate::judge::{BenchOptions, measure_package};
 use serde_json::Value;
 
-use crate::support::{Outcome, Run, build, fixture, genai_build, runtime_arguments};
+use crate::support::{Outcome, Run, build, fixture, genai_build, runtime, runtime_arguments};
 
 const USAGE: i32 = 2;
 const FAILED: i32 = 10;
@@ -123,6 +126,14 @@ fn speed_is_measured_with_its_spread() -> Outcome {
     let between = [0, 1, 2].map(|index| number(&bench["between_tokens_ms"][index]));
     assert!(0.0 < between[0] && between.is_sorted() && number(&bench["sampling_us"]) > 0.0, "{bench:#}");
     assert!(number(&bench["peak_memory"]) > 0.0);
+    Ok(())
+}
+
+#[test]
+fn a_slow_model_is_measured_less_often() -> Outcome {
+    let package = build(&fixture("llama-default"), "fp32", "cpu", &[])?;
+    let bench = BenchOptions { patience: Duration::ZERO, ..BenchOptions::default() };
+    assert_eq!(measure_package(package.path(), runtime(), LoadOptions::default(), &bench)?.runs, 3);
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! Prompt in, text out: what `genai-build run` does with a package.
+//! Prompt in, text out, in one call. [`crate::Generator`] is the way to do more than that.
 
 use std::sync::Arc;
 use std::time::Instant;

@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::metrics::percentile;
 use crate::report::{Bench, Rate};
@@ -23,11 +23,17 @@ pub struct BenchOptions {
     pub warm_ups: usize,
     /// Runs of which the median counts.
     pub runs: usize,
+    /// How long the runs of one prompt may take. After that there are no more than are needed for a median, so that a
+    /// large model is measured too.
+    pub patience: Duration,
 }
+
+/// Runs that a median needs.
+const FEWEST: usize = 3;
 
 impl Default for BenchOptions {
     fn default() -> Self {
-        Self { prompts: vec![128, 512, 2048], decoded: 128, warm_ups: 5, runs: 10 }
+        Self { prompts: vec![128, 512, 2048], decoded: 128, warm_ups: 5, runs: 10, patience: Duration::from_secs(60) }
     }
 }
 
@@ -59,11 +65,17 @@ pub fn measure(model: &Arc<Model>, load_seconds: f64, options: &BenchOptions) ->
     let mut measured = Vec::new();
     for (index, &length) in lengths.iter().enumerate() {
         let decoded = if index == 0 { options.decoded.clamp(1, context - length) } else { 0 };
-        for _ in 0..options.warm_ups {
-            run(model, length, decoded)?;
+        let started = Instant::now();
+        for warmed in 0..options.warm_ups {
+            if warmed == 0 || started.elapsed() < options.patience / 4 {
+                run(model, length, decoded)?;
+            }
         }
-        let runs = (0..options.runs.max(1)).map(|_| run(model, length, decoded));
-        measured.push((length, runs.collect::<Result<Vec<Run>>>()?));
+        let mut runs = Vec::new();
+        while runs.len() < options.runs.max(1) && (runs.len() < FEWEST || started.elapsed() < options.patience) {
+            runs.push(run(model, length, decoded)?);
+        }
+        measured.push((length, runs));
     }
 
     let prefill = measured.iter().map(|(length, runs)| {
@@ -88,7 +100,7 @@ pub fn measure(model: &Arc<Model>, load_seconds: f64, options: &BenchOptions) ->
         sampling_us: 1e6 * sampling_seconds,
         peak_memory: None,
         cache_bytes_per_token: model.wiring.cache_bytes_per_token(),
-        runs: first.len(),
+        runs: measured.iter().map(|(_, runs)| runs.len()).min().unwrap_or(0),
     })
 }
 

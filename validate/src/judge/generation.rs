@@ -8,8 +8,8 @@ use super::{GREEDY_STEPS, Text};
 use crate::report::{Finding, Severity, Stage, StageReport};
 use crate::verdict::GREEDY;
 use crate::{
-    CacheMode, Config, Error, GenerateOptions, Model, Result, Sampler, SamplingOptions, Sequence, SequenceOptions,
-    SpecialTokens, Tokenizer, generate,
+    CacheMode, Config, Error, GenerateOptions, Generator, Model, Result, SamplingOptions, SearchOptions,
+    SequenceOptions, SpecialTokens, Tokenizer, generate,
 };
 
 /// What the parting of greedy searches means is judged by the error of the logits: it says what a tie is.
@@ -42,19 +42,22 @@ fn sampled(loaded: &Loaded, texts: &[Text], seed: u32) -> Result<Vec<u32>> {
     let context = loaded.model.context_length();
     ids.truncate(context.saturating_sub(GREEDY_STEPS).max(1));
     let max_length = ids.len().saturating_add(GREEDY_STEPS).min(context);
-    let options = SequenceOptions { max_length, cache: CacheMode::of(&loaded.model), adapter: None };
-    let mut sequence = Sequence::new(&loaded.model, options)?;
-    let mut sampler = Sampler::new(SamplingOptions { temperature: 1.0, top_k: 50, top_p: 0.95, seed: Some(seed) })?;
-    let mut logits = sequence.append(&ids)?;
-    let mut sampled = Vec::new();
-    while ids.len() + sampled.len() < max_length {
-        let id = sampler.pick(logits.last_row())?;
-        sampled.push(id);
-        if ids.len() + sampled.len() < max_length {
-            logits = sequence.append(&[id])?;
-        }
+    let search = SearchOptions {
+        do_sample: true,
+        min_length: max_length,
+        max_length,
+        top_k: 50,
+        top_p: 0.95,
+        random_seed: Some(seed),
+        past_present_share_buffer: loaded.package.search.past_present_share_buffer,
+        ..SearchOptions::default()
+    };
+    let mut generator = Generator::new(&loaded.model, search)?;
+    generator.append(&ids)?;
+    while !generator.is_done() {
+        generator.generate_next_token()?;
     }
-    Ok(sampled)
+    Ok(generator.sequence(0)?.split_off(ids.len()))
 }
 
 /// A beginning that every model can go on from.
