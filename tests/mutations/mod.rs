@@ -5,6 +5,7 @@
 
 mod interface;
 mod running;
+mod spelled;
 mod weights;
 mod wiring;
 
@@ -62,7 +63,7 @@ enum By {
 }
 
 fn all() -> Vec<&'static Damage> {
-    [weights::ALL, wiring::ALL, interface::ALL].into_iter().flatten().collect()
+    [weights::ALL, wiring::ALL, spelled::ALL, interface::ALL].into_iter().flatten().collect()
 }
 
 #[test]

@@ -114,7 +114,10 @@ impl<'a> Examination<'a> {
                 // The stage that reads the interface tells about these.
                 continue;
             }
+            // Some operators take caches that were joined before them.
+            let joined = matches!(node.op_type.as_str(), "Attention" | "MultiHeadAttention");
             let slot = slots(node).and_then(|slots| slots.past.get(which).copied());
+            let slot = slot.filter(|slot| !joined || node.input(*slot).is_some());
             if let Some(slot) = slot {
                 let found = node.input(slot).map(|name| self.trail.origin(name));
                 let message = || match found {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::graph::{Graph, Node, Weight};
+use crate::graph::{ElementType, Graph, Node, Weight};
 
 /// More steps than lie between two modules of any decoder: a circle in a damaged graph ends here.
 const MAX_STEPS: usize = 64;
@@ -12,6 +12,25 @@ pub(super) struct Trail<'a> {
     graph: &'a Graph,
     /// The matrix that a node multiplies with or picks rows from, by the node's first output.
     matrices: BTreeMap<&'a str, usize>,
+}
+
+/// A factor, and what the rounding of its constants may have changed it by.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Factor {
+    pub(super) by: f64,
+    pub(super) grain: f64,
+}
+
+impl Factor {
+    pub(super) const ONE: Self = Self::of(1.0);
+
+    pub(super) const fn of(by: f64) -> Self {
+        Self { by, grain: 0.0 }
+    }
+
+    pub(super) fn times(self, other: Self) -> Self {
+        Self { by: self.by * other.by, grain: self.grain + other.grain }
+    }
 }
 
 /// A point of the residual stream.
@@ -105,6 +124,14 @@ impl<'a> Trail<'a> {
             "Div" => self.scalar(b).map(|divisor| (a, 1.0 / divisor)),
             _ => None,
         }
+    }
+
+    /// The same, with what the type of the constant rounds away.
+    pub(super) fn rounded_factor(&self, node: &'a Node) -> Option<(&'a str, Factor)> {
+        let (inner, by) = self.factor(node)?;
+        let constants = node.inputs.iter().filter_map(|input| self.graph.initializer(self.origin(input)));
+        let grain = constants.map(|tensor| f64::from(rounding(tensor.dtype))).fold(0.0, f64::max);
+        Some((inner, Factor { by, grain }))
     }
 
     pub(super) fn point(&self, name: &'a str) -> Point<'a> {
@@ -258,4 +285,14 @@ fn is_shape_only(node: &Node) -> bool {
             node.op_type.as_str(),
             "Cast" | "Identity" | "Reshape" | "Squeeze" | "Unsqueeze" | "Flatten" | "Transpose" | "Dropout"
         )
+}
+
+/// What storing a value in a type may change it by.
+pub(super) fn rounding(dtype: ElementType) -> f32 {
+    use ElementType as T;
+    match dtype {
+        T::Float16 => 1e-3,
+        T::Bfloat16 => 8e-3,
+        _ => 1e-6,
+    }
 }
