@@ -306,6 +306,8 @@ impl<'a> Examination<'a> {
             (None, Some(_), _) | (None, _, Some(_)) => {
                 self.expect(false, "norm", at, || format!("{name} is there, and the checkpoint has none"));
             }
+            // It may be what cannot be read.
+            (Some(_), None, None) if heads.factor.is_none() => self.not_compared(name, at, "the norm of heads"),
             (Some(expected), None, None) => {
                 self.expect(false, "norm", at, || format!("{name} is missing, expected `{}`", expected.norm.path));
             }

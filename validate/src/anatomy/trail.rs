@@ -167,19 +167,38 @@ impl<'a> Trail<'a> {
             }
             "Mul" => {
                 let (a, b) = (node.input(0)?, node.input(1)?);
-                let (normed, weight) = if self.is_constant(a) { (b, a) } else { (a, b) };
-                let seen = self.plain_rms(normed).filter(|_| self.is_constant(weight))?;
-                Some(SeenNorm { weight: Some(weight), node, ..seen })
+                let weighed = |normed, weight| {
+                    let seen = self.plain_rms(normed).filter(|_| self.is_weight(weight))?;
+                    Some(SeenNorm { weight: Some(weight), node, ..seen })
+                };
+                weighed(b, a).or_else(|| weighed(a, b)).or_else(|| self.plain_rms(name))
             }
             "Div" => self.plain_rms(name),
             _ => None,
         }
     }
 
+    /// A constant, or one more than it.
+    fn is_weight(&self, name: &'a str) -> bool {
+        let of_constants =
+            |node: &'a Node| node.op_type == "Add" && node.inputs.iter().all(|input| self.is_constant(input));
+        self.is_constant(name) || self.maker(name).is_some_and(of_constants)
+    }
+
     /// `x / sqrt(mean(x²) + eps)`, in as many nodes.
     fn plain_rms(&self, name: &'a str) -> Option<SeenNorm<'a>> {
-        let node = self.maker(name).filter(|node| node.op_type == "Div")?;
-        let root = self.maker(node.input(1)?).filter(|node| node.op_type == "Sqrt")?;
+        let node = self.maker(name)?;
+        let (a, b) = (node.input(0)?, node.input(1)?);
+        let (input, root) = match node.op_type.as_str() {
+            "Div" => (a, self.maker(b)?),
+            "Mul" => match (self.inverted(a), self.inverted(b)) {
+                (Some(root), None) => (b, root),
+                (None, Some(root)) => (a, root),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let root = Some(root).filter(|node| node.op_type == "Sqrt")?;
         let sum = self.maker(root.input(0)?).filter(|node| node.op_type == "Add")?;
         let (a, b) = (sum.input(0)?, sum.input(1)?);
         let (mean, eps) = match self.scalar(b) {
@@ -187,10 +206,34 @@ impl<'a> Trail<'a> {
             None => (b, self.scalar(a)?),
         };
         self.maker(mean).filter(|node| node.op_type == "ReduceMean")?;
-        let input = self.point(node.input(0)?);
+        let centred = self.centred(input);
+        let input = self.point(centred.unwrap_or(input));
         #[allow(clippy::as_conversions)] // It was stored as f32.
         let eps = eps as f32;
-        Some(SeenNorm { node, input, weight: None, bias: None, eps, centred: false })
+        Some(SeenNorm { node, input, weight: None, bias: None, eps, centred: centred.is_some() })
+    }
+
+    /// What the mean was taken from to make a value.
+    fn centred(&self, name: &'a str) -> Option<&'a str> {
+        let node = self.maker(name).filter(|node| node.op_type == "Sub")?;
+        let mean = self.maker(node.input(1)?).filter(|node| node.op_type == "ReduceMean")?;
+        let (whole, averaged) = (node.input(0)?, mean.input(0)?);
+        (self.origin(whole) == self.origin(averaged)).then_some(whole)
+    }
+
+    /// The node whose output a value is one over.
+    fn inverted(&self, name: &'a str) -> Option<&'a Node> {
+        let node = self.maker(name)?;
+        match node.op_type.as_str() {
+            "Reciprocal" => self.maker(node.input(0)?),
+            "Div" if self.scalar(node.input(0)?) == Some(1.0) => self.maker(node.input(1)?),
+            _ => None,
+        }
+    }
+
+    /// Whether a value is known to be something else than a norm: the stream, or the output of a module.
+    pub(super) fn is_not_normed(&self, name: &'a str) -> bool {
+        matches!(self.point(name), Point::Sum { .. }) || self.branch(name).is_some()
     }
 
     pub(super) fn product(&self, name: &'a str) -> Option<Product<'a>> {

@@ -115,8 +115,12 @@ impl<'a> Small<'a> {
         let node = self.graph.producer(name).filter(|node| node.domain.is_empty())?;
         if node.op_type == "Shape" {
             let shape = self.shape(node.input(0)?, depth)?;
-            let whole = node.int("start").is_none() && node.int("end").is_none();
-            return whole.then(|| Rc::new(Tensor::sizes(&shape)));
+            let place = |place: i64| {
+                let rank = i64::try_from(shape.len()).ok()?;
+                usize::try_from(if place < 0 { place.saturating_add(rank) } else { place }.clamp(0, rank)).ok()
+            };
+            let (start, end) = (place(node.int("start").unwrap_or(0))?, place(node.int("end").unwrap_or(i64::MAX))?);
+            return Some(Rc::new(Tensor::sizes(shape.get(start..end)?)));
         }
         if !operators::is_known(&node.op_type) {
             return None;

@@ -23,6 +23,7 @@ pub(super) fn is_known(op_type: &str) -> bool {
                 | "Transpose"
                 | "Concat"
                 | "Gather"
+                | "GatherND"
                 | "Slice"
                 | "Range"
                 | "ConstantOfShape"
@@ -93,6 +94,7 @@ pub(super) fn apply(node: &Node, inputs: Inputs<'_>) -> Option<Tensor> {
             Tensor::joined(&parts, axis(node.int("axis")?, x.shape.len())?)
         }
         "Gather" => x.gathered(own_axis(0)?, input(1)?),
+        "GatherND" if node.int("batch_dims").unwrap_or(0) == 0 => x.gathered_at(input(1)?),
         "Slice" => slice(x, inputs),
         "Range" => {
             let (start, end, step) = (x.uniform()?, input(1)?.uniform()?, input(2)?.uniform()?);

@@ -145,6 +145,26 @@ impl Tensor {
         Self::new(shape, values, self.whole)
     }
 
+    /// By places of the first axes, which lie along the last axis of `places`.
+    pub(super) fn gathered_at(&self, places: &Self) -> Option<Self> {
+        let (&axes, others) = places.shape.split_last()?;
+        let inner = self.shape.get(axes..)?;
+        let (size, strides) = (inner.iter().product::<usize>(), self.strides());
+        let shape = [others, inner].concat();
+        let mut values = Vec::with_capacity(count(&shape)?);
+        let numbers: Vec<i64> = places.integers().collect();
+        for place in numbers.chunks_exact(axes.max(1)) {
+            let mut start = 0_usize;
+            for ((index, size), stride) in place.iter().zip(&self.shape).zip(&strides) {
+                let index = if *index < 0 { index.checked_add(i64::try_from(*size).ok()?)? } else { *index };
+                let index = usize::try_from(index).ok().filter(|index| index < size)?;
+                start = start.checked_add(index.checked_mul(usize::try_from(*stride).ok()?)?)?;
+            }
+            values.extend(self.values.get(start..start + size)?);
+        }
+        Self::new(shape, values, self.whole)
+    }
+
     pub(super) fn joined(parts: &[&Self], axis: usize) -> Option<Self> {
         let first = parts.first()?;
         let (outer, _, _) = first.around(axis)?;
