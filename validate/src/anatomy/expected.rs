@@ -5,6 +5,9 @@ use genai_architectures::{DecoderSpec, KeyValue, Linear, LmHead, Mixer, Mlp, Vie
 use crate::interpreter::Weights;
 use crate::{Error, Result};
 
+/// Numbers that are held at a time.
+pub(super) const NUMBERS: usize = 1 << 20;
+
 /// What a matrix does in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {

@@ -13,7 +13,7 @@
 //! What a node does is told by its operator and its place, not by its name. A graph that is spelled in a way that is
 //! not known here is no error: how far the walk came is said, and what lies behind it is not checked.
 //!
-//! Weights are read in stretches of [`matrices::NUMBERS`] numbers, and small samples of other tensors where one is not
+//! Weights are read in stretches of [`expected::NUMBERS`] numbers, and small samples of other tensors where one is not
 //! what it should be. The package of a checkpoint with a LoRA adapter baked in differs from the checkpoint by the
 //! adapter, and is told to differ.
 
@@ -33,6 +33,7 @@ mod scores;
 mod small;
 mod stream;
 mod suspects;
+mod tally;
 mod trail;
 
 use std::collections::BTreeMap;
