@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Examination;
 use super::expected::{self, Part, Tensor};
+use super::suspects::{ALIKE, cosine};
 use super::tally::{Limits, Tally};
 use crate::Result;
 use crate::graph::Weight;
@@ -20,7 +21,7 @@ impl<'a> Examination<'a> {
         let (mut modules, mut unknown) = (Vec::new(), Vec::new());
         for (index, weight) in self.matrices.iter().enumerate() {
             match parts.get(&index) {
-                Some(part) => modules.extend(self.compare_matrix(weight, *part)),
+                Some(part) => modules.extend(self.compare_matrix(index, weight, *part)),
                 None if self.tables.iter().any(|(cos, sin, _)| *cos == weight.tensor || *sin == weight.tensor) => {}
                 None => unknown.push(weight.node.as_str()),
             }
@@ -55,8 +56,8 @@ impl<'a> Examination<'a> {
         }
     }
 
-    fn compare_matrix(&mut self, weight: &Weight, part: Part) -> Vec<Module> {
-        let tensors = expected::of(self.spec, part);
+    fn compare_matrix(&mut self, index: usize, weight: &Weight, part: Part) -> Vec<Module> {
+        let tensors = self.tensors(index, part);
         let (rows, columns) =
             (tensors.iter().map(Tensor::rows).sum::<usize>(), tensors.first().map_or(0, Tensor::columns));
         let names = tensors.iter().map(|tensor| tensor.path()).collect::<Vec<_>>().join(", ");
@@ -88,6 +89,21 @@ impl<'a> Examination<'a> {
             });
         }
         modules
+    }
+
+    /// What a matrix should hold. Queries, keys and values of one stored tensor may stand as they do there, head by head.
+    pub(super) fn tensors(&self, matrix: usize, part: Part) -> Vec<Tensor<'a>> {
+        let apart = expected::of(self.spec, part);
+        let (Some(stored), Some(weight)) = (expected::fused(&apart), self.matrices.get(matrix)) else { return apart };
+        let (mut found, mut own) = (Vec::new(), Vec::new());
+        let rows = stored.rows();
+        let like = rows == weight.n
+            && [1, rows / 3, rows / 2, 2 * rows / 3, rows.saturating_sub(2)].into_iter().all(|row| {
+                weight.rows(self.graph, row..row + 1, &mut found).is_ok()
+                    && stored.read(self.weights, row, 1, &mut own).is_ok()
+                    && cosine(&found, &own) >= ALIKE
+            });
+        if like { vec![stored] } else { apart }
     }
 
     fn tally(&self, weight: &Weight, tensors: &[Tensor<'_>]) -> Result<Vec<Tally>> {
@@ -199,4 +215,29 @@ fn part_by_name(node: &str) -> Option<Part> {
         (&["down_proj", "fc2"], Part::Down),
     ];
     NAMES.iter().find(|(names, _)| has(names)).map(|(_, part)| part(layer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_several_exporters_are_known() {
+        let cases = [
+            ("/model/layers.3/attn/q_proj/MatMul", Some(Part::Query(3))),
+            ("model.layers.12.self_attn.v_proj", Some(Part::Value(12))),
+            ("/transformer/h.0/attn/Wqkv/MatMul", Some(Part::Qkv(0))),
+            ("/model/layers.1/mlp/gate_up_proj/MatMul_Q4", Some(Part::GateUp(1))),
+            ("/model/layers.1/mlp/fc2/MatMul", Some(Part::Down(1))),
+            ("/lm_head/MatMul", Some(Part::Head)),
+            ("/model/embed_tokens/Gather", Some(Part::Embedding)),
+            ("/model/layers.x/mlp/fc2/MatMul", None),
+            ("/model/layers.1/mlp/router/MatMul", None),
+            ("node_linear_3", None),
+            ("", None),
+        ];
+        for (name, part) in cases {
+            assert_eq!(part_by_name(name), part, "{name}");
+        }
+    }
 }

@@ -3,7 +3,7 @@
 use genai_architectures::{HeadNorm, Norm, NormKind, NormWeight};
 
 use super::Examination;
-use super::expected::{self, Part};
+use super::expected::Part;
 use super::trail::{Product, SeenNorm, rounding};
 use crate::report::Severity;
 
@@ -80,7 +80,7 @@ impl<'a> Examination<'a> {
 
     /// The bias of a product whose matrix does `part`.
     pub(super) fn check_bias(&mut self, product: &Product<'a>, part: Part, at: &str) {
-        let tensors = expected::of(self.spec, part);
+        let tensors = self.tensors(product.matrix, part);
         let (mut expected, mut any) = (Vec::new(), false);
         for tensor in &tensors {
             match tensor.bias(self.weights) {

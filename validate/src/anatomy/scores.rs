@@ -310,7 +310,9 @@ fn seen<'a>(
         let cells = value.over(rows, columns)?;
         let heads = cells.chunks(rows * columns).map(|head| head.iter().map(sees).collect::<Option<Vec<bool>>>());
         let Some(heads) = heads.collect::<Option<Vec<_>>>() else {
-            if biased && is.is_none() {
+            // Of a bias that hides nothing by itself: it takes off at most its distance.
+            let farthest = HIDDEN.min(-2.0 * f64::from(u32::try_from(columns).unwrap_or(u32::MAX)));
+            if biased && is.is_none() && cells.iter().all(|cell| *cell > farthest) {
                 continue;
             }
             return None;
@@ -326,4 +328,102 @@ fn seen<'a>(
         }
     }
     Some(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use genai_onnx::tensor_proto::DataType;
+    use genai_onnx::{GraphProto, TensorProto};
+
+    use super::*;
+    use crate::Template;
+    use crate::anatomy::Names;
+    use crate::graph::Graph;
+    use crate::graph::sample::{floats, node, tensor, value, write};
+
+    fn number(name: &str, value: i64) -> TensorProto {
+        tensor(name, DataType::Int64, &[], value.to_le_bytes().to_vec())
+    }
+
+    /// As transformers writes masks: of a range of the shapes of mask and tokens, and not of positions.
+    fn masks() -> (Graph, Names) {
+        let column = tensor("column", DataType::Int64, &[1], 1_i64.to_le_bytes().to_vec());
+        let graph = GraphProto {
+            node: vec![
+                node("Shape", &["attention_mask"], &["shape"], vec![]),
+                node("Gather", &["shape", "one"], &["total"], vec![]),
+                node("Range", &["zero", "total", "one"], &["keys"], vec![]),
+                node("Shape", &["input_ids"], &["ids"], vec![]),
+                node("Gather", &["ids", "one"], &["tokens"], vec![]),
+                node("Sub", &["total", "tokens"], &["past"], vec![]),
+                node("Range", &["past", "total", "one"], &["queries"], vec![]),
+                node("Unsqueeze", &["queries", "column"], &["rows"], vec![]),
+                node("LessOrEqual", &["keys", "rows"], &["causal"], vec![]),
+                node("Sub", &["rows", "window"], &["far"], vec![]),
+                node("Greater", &["keys", "far"], &["near"], vec![]),
+                node("And", &["near", "causal"], &["seen"], vec![]),
+                node("Not", &["seen"], &["hidden"], vec![]),
+                node("Where", &["seen", "nothing", "low"], &["bias"], vec![]),
+                node("Mul", &["keys", "slope"], &["distance"], vec![]),
+                node("Where", &["seen", "slope", "low"], &["both"], vec![]),
+                node("Mul", &["heads", "bias"], &["by_head"], vec![]),
+            ],
+            initializer: vec![
+                number("zero", 0),
+                number("one", 1),
+                number("window", 5),
+                column,
+                floats("nothing", &[], &[0.0]),
+                floats("low", &[], &[-1e9]),
+                floats("slope", &[], &[-0.5]),
+                floats("heads", &[1, 2, 1, 1], &[1.0, 0.0]),
+            ],
+            input: vec![
+                value("input_ids", DataType::Int64, &["batch", "tokens"]),
+                value("attention_mask", DataType::Int64, &["batch", "total"]),
+            ],
+            ..GraphProto::default()
+        };
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), graph);
+        let template = |text: &str| Template::parse(text).unwrap();
+        let names = Names {
+            input_ids: "input_ids".to_owned(),
+            attention_mask: "attention_mask".to_owned(),
+            position_ids: "position_ids".to_owned(),
+            past: [template("past.%d.key"), template("past.%d.value")],
+            present: [template("present.%d.key"), template("present.%d.value")],
+            logits: "logits".to_owned(),
+        };
+        (Graph::open(folder.path(), "model.onnx").unwrap(), names)
+    }
+
+    #[test]
+    fn masks_are_read_however_they_hide() {
+        let (graph, names) = masks();
+        let mut runs = Runs::new(&graph, &names, 12);
+        let mut last = |mask: Mask<'static>| seen(runs.last.as_mut(), &[mask], 1, 12, false);
+        let expected = Some(vec![[vec![false; 7], vec![true; 5]].concat()]);
+        assert_eq!(last(Mask::Added("bias")), expected);
+        assert_eq!(last(Mask::OfEither("bias")), expected);
+        assert_eq!(last(Mask::OfEither("seen")), expected);
+        assert_eq!(last(Mask::Kept { test: "seen", is: true }), expected);
+        assert_eq!(last(Mask::Kept { test: "hidden", is: false }), expected);
+        let rows = seen(runs.prompt.as_mut(), &[Mask::Added("bias")], 4, 4, false).unwrap();
+        assert_eq!(rows.first().unwrap(), &[true, false, false, false]);
+        assert_eq!(rows.last().unwrap(), &[true; 4]);
+    }
+
+    #[test]
+    fn what_is_no_mask_is_not_taken_for_one() {
+        let (graph, names) = masks();
+        let mut runs = Runs::new(&graph, &names, 12);
+        let mut last = |masks: &[Mask<'static>], biased| seen(runs.last.as_mut(), masks, 1, 12, biased);
+        let (bias, distance) = (Mask::Added("bias"), Mask::Added("distance"));
+        assert_eq!(last(&[distance, bias], false), None);
+        assert_eq!(last(&[distance, bias], true), last(&[bias], false), "biases of distance beside a mask");
+        assert_eq!(last(&[Mask::Added("both")], false), None);
+        assert_eq!(last(&[Mask::Added("by_head")], false), None, "heads that see different keys");
+        assert_eq!(last(&[Mask::Added("gone")], false), None);
+    }
 }

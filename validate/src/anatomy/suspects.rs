@@ -6,7 +6,7 @@ use super::tally::{Outlier, Sample, Tally};
 use crate::graph::Weight;
 
 /// Two rows are the same up to four-bit rounding where the cosine between them is at least this.
-const ALIKE: f32 = 0.95;
+pub(super) const ALIKE: f32 = 0.95;
 
 impl Outlier {
     /// In words.
