@@ -185,3 +185,43 @@ impl Tally {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXPECTED: [f32; 4] = [1.0, -2.0, 3.0, 0.5];
+    const LIMITS: Limits = Limits { relative: 0.02, block_rms: 0.01, block_max: 0.02, block_mean: 0.006 };
+
+    fn block(change: impl Fn(f32) -> f32) -> Outlier {
+        Outlier::of(3, 1, &EXPECTED.map(change), &EXPECTED)
+    }
+
+    #[test]
+    fn blocks_tell_factors_from_shifts() {
+        let doubled = block(|value| 2.0 * value);
+        assert!((doubled.ratio - 2.0).abs() < 1e-6 && doubled.beside < 1e-6 && doubled.is_beyond(&LIMITS));
+        let shifted = block(|value| value + 0.5);
+        assert!(shifted.unshifted < 1e-6 && (shifted.mean - 0.5).abs() < 1e-6 && shifted.is_beyond(&LIMITS));
+        assert!(block(|_| 0.0).zero);
+        assert!(block(|value| value * 0.0 + f32::NAN).is_beyond(&LIMITS), "what is no number");
+        assert!(!block(|value| value * 1.005).is_beyond(&LIMITS), "rounding");
+    }
+
+    #[test]
+    fn rows_out_of_line_are_counted_by_block() {
+        let mut tally = Tally::default();
+        let expected = [1.0; 8];
+        let mut found = expected;
+        for row in 0..10 {
+            // The second block of the last two rows.
+            found[5] = if row < 8 { 1.0 } else { 2.0 };
+            tally.row(row, 10, &found, &expected, 4, &LIMITS);
+        }
+        assert_eq!((tally.count, tally.bad_rows, tally.bad_blocks), (10, 2, 2));
+        assert_eq!(tally.blocks.iter().map(|block| (block.row, block.block)).collect::<Vec<_>>(), [(8, 1), (9, 1)]);
+        assert_eq!(tally.samples.iter().map(|sample| sample.row).collect::<Vec<_>>(), [1, 3, 5, 7, 9], "spread out");
+        assert!((tally.relative() - (2.0_f64 / 80.0).sqrt()).abs() < 1e-9);
+        assert_eq!(Tally { error: 1.0, ..Tally::default() }.relative(), f64::INFINITY, "of what should be zero");
+    }
+}

@@ -339,3 +339,112 @@ pub(super) fn rounding(dtype: ElementType) -> f32 {
         _ => 1e-6,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use genai_onnx::tensor_proto::DataType;
+    use genai_onnx::{GraphProto, NodeProto};
+
+    use super::*;
+    use crate::graph::sample::{floats, node, tensor, value, write};
+
+    fn opened(node: Vec<NodeProto>) -> Graph {
+        let folder = tempfile::tempdir().unwrap();
+        let half = |value: f32| half::f16::from_f32(value).to_le_bytes().to_vec();
+        let graph = GraphProto {
+            node,
+            initializer: vec![
+                floats("one", &[], &[1.0]),
+                floats("eps", &[], &[0.25]),
+                floats("w", &[2], &[1.0, 2.0]),
+                tensor("third", DataType::Float16, &[], half(1.0 / 3.0)),
+            ],
+            input: vec![value("x", DataType::Float, &["tokens", "2"])],
+            ..GraphProto::default()
+        };
+        write(folder.path(), graph);
+        Graph::open(folder.path(), "model.onnx").unwrap()
+    }
+
+    /// `1 / sqrt(mean(of²) + eps)`, up to the root.
+    fn root(of: &str) -> Vec<NodeProto> {
+        vec![
+            node("Mul", &[of, of], &["square"], vec![]),
+            node("ReduceMean", &["square"], &["mean"], vec![]),
+            node("Add", &["eps", "mean"], &["sum"], vec![]),
+            node("Sqrt", &["sum"], &["root"], vec![]),
+        ]
+    }
+
+    #[test]
+    fn norms_are_known_however_they_are_spelled() {
+        let one_more = node("Add", &["w", "one"], &["weight"], vec![]);
+        let ends = [
+            vec![node("Div", &["x", "root"], &["n"], vec![]), node("Mul", &["n", "w"], &["y"], vec![])],
+            vec![
+                node("Reciprocal", &["root"], &["r"], vec![]),
+                node("Mul", &["x", "r"], &["n"], vec![]),
+                node("Mul", &["w", "n"], &["y"], vec![]),
+            ],
+            vec![
+                node("Div", &["one", "root"], &["r"], vec![]),
+                node("Mul", &["r", "x"], &["n"], vec![]),
+                one_more,
+                node("Mul", &["n", "weight"], &["y"], vec![]),
+            ],
+        ];
+        for end in ends {
+            let graph = opened([root("x"), end].concat());
+            let trail = Trail::new(&graph, &[]);
+            let norm = trail.norm("y").unwrap();
+            assert!(matches!(norm.input, Point::Value("x")) && norm.eps == 0.25 && !norm.centred, "{norm:?}");
+            assert!(norm.weight.is_some() && trail.norm("n").is_some_and(|norm| norm.weight.is_none()));
+        }
+    }
+
+    #[test]
+    fn a_norm_of_what_has_no_mean_is_a_layer_norm() {
+        let centred = vec![
+            node("ReduceMean", &["x"], &["middle"], vec![]),
+            node("Sub", &["x", "middle"], &["c"], vec![]),
+            node("Div", &["c", "root"], &["y"], vec![]),
+        ];
+        let graph = opened([centred, root("c")].concat());
+        let norm = Trail::new(&graph, &[]).norm("y").unwrap();
+        assert!(norm.centred && matches!(norm.input, Point::Value("x")), "{norm:?}");
+    }
+
+    #[test]
+    fn what_may_be_a_norm_is_not_told_to_be_none() {
+        let graph =
+            opened(vec![node("Pow", &["x", "eps"], &["odd"], vec![]), node("Add", &["x", "odd"], &["stream"], vec![])]);
+        let trail = Trail::new(&graph, &[]);
+        assert!(trail.is_not_normed("stream") && !trail.is_not_normed("odd"));
+        assert!(trail.norm("stream").is_none() && trail.norm("odd").is_none());
+    }
+
+    #[test]
+    fn factors_know_how_their_constants_are_rounded() {
+        let graph = opened(vec![
+            node("Mul", &["third", "x"], &["a"], vec![]),
+            node("Div", &["a", "eps"], &["b"], vec![]),
+            node("Mul", &["b", "w"], &["c"], vec![]),
+        ]);
+        let trail = Trail::new(&graph, &[]);
+        let factor = |name| trail.rounded_factor(trail.maker(name).unwrap());
+        let (inner, third) = factor("a").unwrap();
+        assert!(inner == "x" && (third.by - 1.0 / 3.0).abs() < third.grain / 3.0 && third.grain > 1e-4, "{third:?}");
+        let (_, four) = factor("b").unwrap();
+        assert!(four.by == 4.0 && four.grain < 1e-5);
+        assert!(factor("c").is_none(), "a vector is no factor");
+        assert!(third.times(four).grain >= third.grain);
+    }
+
+    #[test]
+    fn a_circle_of_reshapes_ends() {
+        let graph = opened(vec![node("Reshape", &["b"], &["a"], vec![]), node("Cast", &["a"], &["b"], vec![])]);
+        let trail = Trail::new(&graph, &[]);
+        assert!(["a", "b"].contains(&trail.origin("a")));
+        assert!(trail.branch("a").is_none() && !trail.depends("a", "x"));
+    }
+}
