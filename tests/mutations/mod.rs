@@ -3,6 +3,7 @@
 //!
 //! A package is built once for all damages that are done to copies of it, and passes before.
 
+mod exports;
 mod interface;
 mod running;
 mod spelled;
