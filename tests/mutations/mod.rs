@@ -3,8 +3,10 @@
 //!
 //! A package is built once for all damages that are done to copies of it, and passes before.
 
+mod exports;
 mod interface;
 mod running;
+mod spelled;
 mod weights;
 mod wiring;
 
@@ -62,7 +64,7 @@ enum By {
 }
 
 fn all() -> Vec<&'static Damage> {
-    [weights::ALL, wiring::ALL, interface::ALL].into_iter().flatten().collect()
+    [weights::ALL, wiring::ALL, spelled::ALL, interface::ALL].into_iter().flatten().collect()
 }
 
 #[test]

@@ -4,7 +4,8 @@ use genai_architectures::{Attention, HeadNorm, KeyValue, Norm, NormSpan, Positio
 
 use super::Examination;
 use super::expected::Part;
-use super::trail::{Branch, Point, Product, SeenNorm};
+use super::scores::{Mask, Scores};
+use super::trail::{Branch, Factor, Point, Product, SeenNorm};
 use crate::graph::Node;
 use crate::report::Severity;
 
@@ -27,7 +28,8 @@ struct Heads<'a> {
     rotary: Option<&'a Node>,
     /// The part of a product that several share: the node that divides it, and which output.
     share: Option<(&'a Node, usize)>,
-    factor: f64,
+    /// On what attention reads, behind the norm; `None` where one cannot be read.
+    factor: Option<Factor>,
 }
 
 const FUSED: [&str; 3] = ["GroupQueryAttention", "MultiHeadAttention", "PagedAttention"];
@@ -60,9 +62,14 @@ impl<'a> Examination<'a> {
         let name = format!("layer {index}");
         self.check_caches(index, spec, node);
         let slots = slots(node);
-        let inputs = match slots {
-            Some(_) => [node.input(0), node.input(1), node.input(2)],
-            None => self.spelled_inputs(node),
+        let scores = match slots {
+            None if node.op_type == "MatMul" => node.input(0).and_then(|shares| self.scores(shares)),
+            _ => None,
+        };
+        let inputs = match (&slots, &scores) {
+            (Some(_), _) => [node.input(0), node.input(1), node.input(2)],
+            (None, Some(scores)) => [scores.node.input(0), scores.node.input(1), node.input(1)],
+            (None, None) => self.spelled_inputs(node),
         };
         let Some(query) = inputs.first().copied().flatten().and_then(|name| self.heads(name)) else {
             let message = format!("{name}: attention is spelled in a way that is not known here ({})", node.op_type);
@@ -75,16 +82,15 @@ impl<'a> Examination<'a> {
             let label = heads.product.node.label();
             self.check_read(heads.product.input, pre, stream, &format!("attention of {name}"), label);
         }
-        let factor = query.factor * key.as_ref().map_or(1.0, |key| key.factor);
+        let factor = match (query.factor, key.as_ref()) {
+            (Some(query), Some(key)) => key.factor.map(|key| query.times(key)),
+            // Of a packed product.
+            (query, None) => query.filter(|_| slots.is_some()),
+            (None, _) => None,
+        };
         match &slots {
             Some(slots) => self.check_fused(&name, spec, node, slots, factor),
-            None => {
-                let message =
-                    format!("{name}: window, softcap and scale of attention in standard operators are not checked");
-                if self.first_time("standard attention".to_owned()) {
-                    self.tell(Severity::Info, "not-recognised", node.label(), message);
-                }
-            }
+            None => self.check_spelled(&name, spec, node, scores.as_ref(), factor),
         }
         self.check_rotation(&name, spec, node, slots.as_ref(), [Some(&query), key.as_ref()]);
         let norms = slots.as_ref().and_then(|slots| slots.norms);
@@ -106,13 +112,32 @@ impl<'a> Examination<'a> {
         Some(())
     }
 
+    fn check_spelled(
+        &mut self,
+        name: &str,
+        spec: &Attention,
+        node: &'a Node,
+        scores: Option<&Scores<'a>>,
+        factor: Option<Factor>,
+    ) {
+        let Some(scores) = scores else {
+            return self.not_compared(name, node.label(), "what is done to the scores (scale, softcap, window)");
+        };
+        self.check_scores(name, spec, scores, factor);
+        self.check_masks(name, spec, scores.node.label(), &scores.masks, false);
+    }
+
     /// Attributes of attention in one operator.
-    fn check_fused(&mut self, name: &str, spec: &Attention, node: &'a Node, slots: &Slots, factor: f64) {
+    fn check_fused(&mut self, name: &str, spec: &Attention, node: &'a Node, slots: &Slots, factor: Option<Factor>) {
         let at = node.label();
-        let mut heads = vec![("num_heads", spec.num_heads)];
-        if node.op_type != "MultiHeadAttention" {
-            heads.push(("kv_num_heads", spec.num_kv_heads));
-        }
+        let standard = !node.is_contrib();
+        let heads = match node.op_type.as_str() {
+            "MultiHeadAttention" => vec![("num_heads", spec.num_heads)],
+            // They may be an axis of the inputs.
+            "Attention" if node.int("q_num_heads").is_none() => Vec::new(),
+            "Attention" => vec![("q_num_heads", spec.num_heads), ("kv_num_heads", spec.num_kv_heads)],
+            _ => vec![("num_heads", spec.num_heads), ("kv_num_heads", spec.num_kv_heads)],
+        };
         for (attribute, expected) in heads {
             let found = node.int(attribute).unwrap_or(0);
             let message = || format!("{name}: {attribute} is {found}, expected {expected}");
@@ -120,25 +145,30 @@ impl<'a> Examination<'a> {
         }
         #[allow(clippy::as_conversions)] // A head has far fewer than 2^53 dimensions.
         let default = 1.0 / (spec.head_dim as f64).sqrt();
-        let scale = node.float("scale").map(f64::from).filter(|scale| *scale != 0.0).unwrap_or(default) * factor;
-        self.expect_number(
-            "attention-scale",
-            at,
-            &format!("{name}: the scale of the scores"),
-            scale,
-            spec.scale.into(),
-        );
+        let scale = node.float("scale").map(f64::from).filter(|scale| *scale != 0.0).unwrap_or(default);
+        match factor {
+            Some(factor) => {
+                let what = format!("{name}: the scale of the scores");
+                let scale = factor.times(Factor::of(scale));
+                self.expect_rounded("attention-scale", at, &what, scale, spec.scale.into());
+            }
+            None => self.not_compared(name, at, "the scale of the scores"),
+        }
         if node.op_type == "MultiHeadAttention" {
             return;
         }
-        let softcap = node.float("softcap").unwrap_or(0.0);
-        let expected = spec.softcap.unwrap_or(0.0);
-        let close = (softcap - expected).abs() <= 1e-5 * expected.abs();
-        self.expect(close, "attention-softcap", at, || match spec.softcap {
-            Some(expected) if softcap == 0.0 => format!("{name}: the scores have no softcap, expected {expected}"),
-            Some(expected) => format!("{name}: the softcap of the scores is {softcap}, expected {expected}"),
-            None => format!("{name}: the scores have a softcap of {softcap}, the checkpoint has none"),
-        });
+        let softcap = node.float("softcap").filter(|cap| *cap != 0.0).map(|cap| Factor::of(cap.into()));
+        self.check_softcap(name, at, spec.softcap, softcap);
+        if standard {
+            let masks: Vec<Mask<'a>> = node.input(3).map(Mask::OfEither).into_iter().collect();
+            // Without a mask, tokens are told apart by their order or not at all.
+            if !masks.is_empty() {
+                self.check_masks(name, spec, at, &masks, node.int("is_causal") == Some(1));
+            } else if spec.window.is_some() {
+                self.not_compared(name, at, "the window");
+            }
+            return;
+        }
         let window = usize::try_from(node.int("local_window_size").unwrap_or(-1)).ok().filter(|window| *window > 0);
         // A window past the longest text hides nothing.
         let hides = |window: Option<usize>| window.filter(|window| *window < self.spec.context_length);
@@ -242,7 +272,8 @@ impl<'a> Examination<'a> {
                 self.expect(usize::try_from(dim) == Ok(rope.dim), "rotation", at, message);
             }
         }
-        if slots.is_some() && !rotated {
+        // Elsewhere the rotation may be in as many operators.
+        if slots.is_some() && node.is_contrib() && !rotated {
             self.expect(false, "rotation", at, || {
                 format!(
                     "{name}: heads are not rotated (do_rotary is 0), expected a rotation of {} dimensions",
@@ -275,6 +306,8 @@ impl<'a> Examination<'a> {
             (None, Some(_), _) | (None, _, Some(_)) => {
                 self.expect(false, "norm", at, || format!("{name} is there, and the checkpoint has none"));
             }
+            // It may be what cannot be read.
+            (Some(_), None, None) if heads.factor.is_none() => self.not_compared(name, at, "the norm of heads"),
             (Some(expected), None, None) => {
                 self.expect(false, "norm", at, || format!("{name} is missing, expected `{}`", expected.norm.path));
             }
@@ -291,8 +324,9 @@ impl<'a> Examination<'a> {
     }
 
     /// Back from attention to the product that gives its heads.
-    fn heads(&self, name: &'a str) -> Option<Heads<'a>> {
-        let (mut name, mut norms, mut rotary, mut share, mut factor) = (name, Vec::new(), None, None, 1.0);
+    fn heads(&mut self, name: &'a str) -> Option<Heads<'a>> {
+        let (mut name, mut norms, mut rotary, mut share) = (name, Vec::new(), None, None);
+        let (mut factor, mut of_sum) = (Some(Factor::ONE), false);
         for _ in 0..64 {
             if let Some(product) = self.trail.product(name) {
                 return Some(Heads { product, norms, rotary, share, factor });
@@ -311,16 +345,23 @@ impl<'a> Examination<'a> {
                     let part = node.outputs.iter().position(|output| output == origin)?;
                     share = Some((node, part));
                 }
-                "Mul" | "Div" => {
-                    if let Some((inner, by)) = self.trail.factor(node) {
-                        (name, factor) = (inner, factor * by);
+                // The terms of a sum are multiplied with cosines and sines.
+                "Mul" | "Div" if !of_sum => {
+                    if let Some((inner, by)) = self.computed_factor(node) {
+                        name = inner;
+                        // A norm takes away what was before it.
+                        factor = factor.map(|factor| if norms.is_empty() { factor.times(by) } else { factor });
                         continue;
                     }
+                    let weighs = node.inputs.iter().any(|input| self.first_value(input).is_some());
+                    factor = factor.filter(|_| weighs);
                 }
                 _ => {}
             }
+            of_sum = matches!(node.op_type.as_str(), "Add" | "Sub");
+            let mut inputs = node.inputs.iter().map(String::as_str).skip(usize::from(node.op_type == "Where"));
             let past = |input: &&str| self.graph.input(input).is_none() && !self.trail.is_constant(input);
-            name = node.inputs.iter().map(String::as_str).find(past)?;
+            name = inputs.find(past)?;
         }
         None
     }
@@ -349,6 +390,10 @@ pub(super) fn slots(node: &Node) -> Option<Slots> {
             positions: Some(9),
             sinks: Some(11),
         }),
+        // Caches may be joined before it.
+        "Attention" if !node.is_contrib() => {
+            Some(Slots { past: [4, 5], tables: None, norms: None, lengths: None, positions: None, sinks: None })
+        }
         "MultiHeadAttention" => {
             Some(Slots { past: [6, 7], tables: None, norms: None, lengths: None, positions: None, sinks: None })
         }

@@ -114,7 +114,10 @@ impl<'a> Examination<'a> {
                 // The stage that reads the interface tells about these.
                 continue;
             }
+            // Some operators take caches that were joined before them.
+            let joined = matches!(node.op_type.as_str(), "Attention" | "MultiHeadAttention");
             let slot = slots(node).and_then(|slots| slots.past.get(which).copied());
+            let slot = slot.filter(|slot| !joined || node.input(*slot).is_some());
             if let Some(slot) = slot {
                 let found = node.input(slot).map(|name| self.trail.origin(name));
                 let message = || match found {
@@ -163,7 +166,7 @@ impl<'a> Examination<'a> {
             };
             self.expect(right, "kv-cache", present, message);
         } else if maker.op_type == "Concat" {
-            let first = maker.input(0).map(|name| self.trail.origin(name)).unwrap_or_default();
+            let first = self.first_joined(maker).unwrap_or_default();
             let message = || format!("layer {index}: `{present}` continues `{first}`, expected `{past}`");
             self.expect(first == past, "kv-cache", present, message);
             let used = node.inputs.iter().any(|input| self.trail.depends(input, origin));
@@ -171,5 +174,19 @@ impl<'a> Examination<'a> {
                 || format!("layer {index}: attention does not read `{present}`, so what came before is forgotten");
             self.expect(used, "kv-cache", node.label(), message);
         }
+    }
+
+    /// What a `Concat` begins with; some exporters put nothing before the past.
+    fn first_joined(&self, concat: &'a Node) -> Option<&'a str> {
+        let mut concat = concat;
+        for _ in 0..4 {
+            let mut parts = concat.inputs.iter().map(|name| self.trail.origin(name));
+            let first = parts.find(|name| self.graph.initializer(name).is_none_or(|tensor| tensor.elements > 0))?;
+            match self.graph.producer(first).filter(|node| node.op_type == "Concat") {
+                Some(inner) => concat = inner,
+                None => return Some(first),
+            }
+        }
+        None
     }
 }

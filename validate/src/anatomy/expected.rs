@@ -5,6 +5,9 @@ use genai_architectures::{DecoderSpec, KeyValue, Linear, LmHead, Mixer, Mlp, Vie
 use crate::interpreter::Weights;
 use crate::{Error, Result};
 
+/// Numbers that are held at a time.
+pub(super) const NUMBERS: usize = 1 << 20;
+
 /// What a matrix does in the model.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Part {
@@ -27,7 +30,13 @@ pub(super) enum Part {
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Tensor<'a> {
     Linear(&'a Linear),
-    Table { name: &'a str, rows: usize, columns: usize },
+    /// All of the fused tensor that a linear is a part of, in its order.
+    Stored(&'a Linear),
+    Table {
+        name: &'a str,
+        rows: usize,
+        columns: usize,
+    },
 }
 
 /// The path of the embedding's module, and its table.
@@ -86,6 +95,23 @@ pub(super) fn of(spec: &DecoderSpec, part: Part) -> Vec<Tensor<'_>> {
     linears.into_iter().map(Tensor::Linear).collect()
 }
 
+/// The fused tensor of which these are all rows, in another order than its own.
+pub(super) fn fused<'a>(tensors: &[Tensor<'a>]) -> Option<Tensor<'a>> {
+    let Some(Tensor::Linear(first @ Linear { view: View::Rows { total, .. }, .. })) = tensors.first() else {
+        return None;
+    };
+    let (mut rows, mut in_order) = (0, true);
+    for tensor in tensors {
+        let Tensor::Linear(linear) = tensor else { return None };
+        for range in linear.ranges() {
+            in_order &= range.start == rows;
+            rows += range.len();
+        }
+    }
+    let of_one = tensors.iter().all(|tensor| tensor.path() == first.path);
+    (of_one && !in_order && rows == *total).then_some(Tensor::Stored(first))
+}
+
 /// Every matrix that a mistake could have put in the place of another.
 pub(super) fn all(spec: &DecoderSpec) -> Vec<Tensor<'_>> {
     let layers = 0..spec.layers.len();
@@ -99,7 +125,7 @@ impl Tensor<'_> {
     /// The module that has it.
     pub(super) fn path(&self) -> &str {
         match self {
-            Self::Linear(linear) => &linear.path,
+            Self::Linear(linear) | Self::Stored(linear) => &linear.path,
             Self::Table { name, .. } => name,
         }
     }
@@ -120,13 +146,14 @@ impl Tensor<'_> {
     pub(super) fn rows(&self) -> usize {
         match self {
             Self::Linear(linear) => linear.out_features,
+            Self::Stored(linear) => linear.weight_shape().first().copied().unwrap_or(0),
             Self::Table { rows, .. } => *rows,
         }
     }
 
     pub(super) fn columns(&self) -> usize {
         match self {
-            Self::Linear(linear) => linear.in_features,
+            Self::Linear(linear) | Self::Stored(linear) => linear.in_features,
             Self::Table { columns, .. } => *columns,
         }
     }
@@ -141,17 +168,23 @@ impl Tensor<'_> {
                 weights.read(&format!("{name}.weight"), &[*rows, columns], first.saturating_mul(columns), out)
             }
             Self::Linear(linear) => read_linear(weights, linear, first, count, out),
+            Self::Stored(linear) => {
+                weights.read(&linear.weight(), &linear.weight_shape(), first.saturating_mul(columns), out)
+            }
         }
     }
 
     /// The bias, where there is one.
     pub(super) fn bias(&self, weights: &dyn Weights) -> Result<Option<Vec<f32>>> {
-        let Self::Linear(linear) = self else { return Ok(None) };
+        let (Self::Linear(linear) | Self::Stored(linear)) = self else { return Ok(None) };
         if !linear.bias {
             return Ok(None);
         }
         let mut stored = vec![0.0; linear.bias_length()];
         weights.read(&linear.bias_name(), &[stored.len()], 0, &mut stored)?;
+        if matches!(self, Self::Stored(_)) {
+            return Ok(Some(stored));
+        }
         let ranges = linear.ranges();
         Ok(Some(ranges.into_iter().filter_map(|range| stored.get(range)).flatten().copied().collect()))
     }
@@ -203,4 +236,49 @@ fn stretches(linear: &Linear, first: usize, count: usize) -> Vec<(usize, usize)>
         (skip, left) = (0, left - length);
     }
     stretches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every tensor holds 0, 1, 2, … in its row-major order.
+    struct Counted;
+
+    impl Weights for Counted {
+        fn read(&self, _: &str, shape: &[usize], first: usize, out: &mut [f32]) -> Result<()> {
+            assert!(first + out.len() <= shape.iter().product());
+            out.iter_mut().zip(first..).for_each(|(value, place)| *value = place as f32);
+            Ok(())
+        }
+    }
+
+    fn read(view: View, count: usize) -> Vec<f32> {
+        let (out_features, in_features, bias) = (count, 2, false);
+        let linear = Linear { path: "l".to_owned(), out_features, in_features, bias, view };
+        let mut rows = Vec::new();
+        // All but the first.
+        Tensor::Linear(&linear).read(&Counted, 1, count - 1, &mut rows).unwrap();
+        rows
+    }
+
+    #[test]
+    fn parts_of_fused_tensors_are_read_where_they_lie() {
+        assert_eq!(read(View::Whole, 3), [2.0, 3.0, 4.0, 5.0]);
+        // Heads that lie apart: rows 1, 2 and 5.
+        let ranges = vec![1..3, 5..6];
+        assert_eq!(read(View::Rows { ranges: ranges.clone(), total: 6 }, 3), [4.0, 5.0, 10.0, 11.0]);
+        let part = |ranges: &[std::ops::Range<usize>]| Linear {
+            view: View::Rows { ranges: ranges.to_vec(), total: 4 },
+            ..Linear::whole("l", 2, 2, false)
+        };
+        let (even, odd) = (part(&[0..1, 2..3]), part(&[1..2, 3..4]));
+        let whole = fused(&[Tensor::Linear(&even), Tensor::Linear(&odd)]).unwrap();
+        assert_eq!((whole.rows(), whole.columns()), (4, 2));
+        let (first, last) = (part(&[0..1, 1..2]), part(&[2..3, 3..4]));
+        assert!(fused(&[Tensor::Linear(&first), Tensor::Linear(&last)]).is_none(), "in its own order");
+        assert!(fused(&[Tensor::Linear(&even)]).is_none(), "not all of it");
+        // Stored `[in, out]`: columns 2 and 5 of two rows of six.
+        assert_eq!(read(View::Columns { ranges, total: 6 }, 3), [2.0, 8.0, 5.0, 11.0]);
+    }
 }

@@ -4,63 +4,14 @@ use std::collections::BTreeMap;
 
 use super::Examination;
 use super::expected::{self, Part, Tensor};
-use super::suspects::{Outlier, Sample};
+use super::suspects::{ALIKE, cosine};
+use super::tally::{Limits, Tally};
 use crate::Result;
 use crate::graph::Weight;
 use crate::report::{Module, Severity};
 
-/// Numbers that are held at a time.
-pub(super) const NUMBERS: usize = 1 << 20;
 /// Columns that are judged together where no block of the storage says how many.
 const BLOCK: usize = 32;
-/// Rows that are kept to be compared with other tensors.
-const SAMPLES: usize = 5;
-/// Blocks and rows out of line that are kept to be looked at.
-const OUTLIERS: usize = 24;
-
-/// How far a stored matrix may be from the checkpoint's.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Limits {
-    /// Root of the mean squared error over that of the values, of a whole matrix: past this is a doubt.
-    pub(super) relative: f64,
-    /// Of one block, over its largest value: mean square, largest, and mean.
-    pub(super) block_rms: f32,
-    pub(super) block_max: f32,
-    pub(super) block_mean: f32,
-}
-
-impl Limits {
-    /// By the bits of a number: about twice what packages of every scheme show (`packages_of_every_scheme_pass` among the
-    /// tests of the workspace), of which the worst are 0.113 for four bits and 0.0056 for eight.
-    pub(super) fn of(weight: &Weight) -> Self {
-        let codes = weight.scales.is_some();
-        let (relative, block_rms, block_max, block_mean) = match (weight.bits, codes) {
-            (0..=2, true) => (0.9, 0.6, 1.2, 0.5),
-            (3..=4, true) => (0.2, 0.12, 0.3, 0.08),
-            (_, true) => (0.02, 0.01, 0.02, 0.006),
-            (_, false) if weight.stored == "bf16" => (4e-3, 8e-3, 8e-3, 8e-3),
-            (_, false) if weight.bits == 16 => (1e-3, 1e-3, 1e-3, 1e-3),
-            (_, false) if weight.bits == 8 => (0.08, 0.13, 0.13, 0.13),
-            (_, false) => (1e-6, 2e-6, 2e-6, 2e-6),
-        };
-        Self { relative, block_rms, block_max, block_mean }
-    }
-}
-
-/// What was seen of one tensor of the checkpoint in a matrix of the graph.
-pub(super) struct Tally {
-    pub(super) error: f64,
-    pub(super) square: f64,
-    /// Numbers that are none.
-    pub(super) not_finite: Option<(usize, usize)>,
-    pub(super) samples: Vec<Sample>,
-    /// Rows with a block out of line, and their count.
-    pub(super) rows: Vec<Sample>,
-    pub(super) bad_rows: usize,
-    pub(super) blocks: Vec<Outlier>,
-    pub(super) bad_blocks: usize,
-    pub(super) count: usize,
-}
 
 impl<'a> Examination<'a> {
     /// Holds every matrix against the checkpoint, and gives the error of each module.
@@ -70,7 +21,7 @@ impl<'a> Examination<'a> {
         let (mut modules, mut unknown) = (Vec::new(), Vec::new());
         for (index, weight) in self.matrices.iter().enumerate() {
             match parts.get(&index) {
-                Some(part) => modules.extend(self.compare_matrix(weight, *part)),
+                Some(part) => modules.extend(self.compare_matrix(index, weight, *part)),
                 None if self.tables.iter().any(|(cos, sin, _)| *cos == weight.tensor || *sin == weight.tensor) => {}
                 None => unknown.push(weight.node.as_str()),
             }
@@ -105,8 +56,8 @@ impl<'a> Examination<'a> {
         }
     }
 
-    fn compare_matrix(&mut self, weight: &Weight, part: Part) -> Vec<Module> {
-        let tensors = expected::of(self.spec, part);
+    fn compare_matrix(&mut self, index: usize, weight: &Weight, part: Part) -> Vec<Module> {
+        let tensors = self.tensors(index, part);
         let (rows, columns) =
             (tensors.iter().map(Tensor::rows).sum::<usize>(), tensors.first().map_or(0, Tensor::columns));
         let names = tensors.iter().map(|tensor| tensor.path()).collect::<Vec<_>>().join(", ");
@@ -140,12 +91,27 @@ impl<'a> Examination<'a> {
         modules
     }
 
+    /// What a matrix should hold. Queries, keys and values of one stored tensor may stand as they do there, head by head.
+    pub(super) fn tensors(&self, matrix: usize, part: Part) -> Vec<Tensor<'a>> {
+        let apart = expected::of(self.spec, part);
+        let (Some(stored), Some(weight)) = (expected::fused(&apart), self.matrices.get(matrix)) else { return apart };
+        let (mut found, mut own) = (Vec::new(), Vec::new());
+        let rows = stored.rows();
+        let like = rows == weight.n
+            && [1, rows / 3, rows / 2, 2 * rows / 3, rows.saturating_sub(2)].into_iter().all(|row| {
+                weight.rows(self.graph, row..row + 1, &mut found).is_ok()
+                    && stored.read(self.weights, row, 1, &mut own).is_ok()
+                    && cosine(&found, &own) >= ALIKE
+            });
+        if like { vec![stored] } else { apart }
+    }
+
     fn tally(&self, weight: &Weight, tensors: &[Tensor<'_>]) -> Result<Vec<Tally>> {
         let limits = Limits::of(weight);
         let block = weight.block.unwrap_or(BLOCK).clamp(1, weight.k.max(1));
         let mut tallies: Vec<Tally> = tensors.iter().map(|_| Tally::default()).collect();
         let mut expected = Vec::new();
-        weight.for_each_rows(self.graph, NUMBERS, |first, found| {
+        weight.for_each_rows(self.graph, expected::NUMBERS, |first, found| {
             let count = found.len().checked_div(weight.k).unwrap_or(0);
             let mut start = 0;
             for (tensor, tally) in tensors.iter().zip(&mut tallies) {
@@ -207,67 +173,6 @@ impl<'a> Examination<'a> {
     }
 }
 
-impl Default for Tally {
-    fn default() -> Self {
-        Self {
-            error: 0.0,
-            square: 0.0,
-            not_finite: None,
-            samples: Vec::new(),
-            rows: Vec::new(),
-            bad_rows: 0,
-            blocks: Vec::new(),
-            bad_blocks: 0,
-            count: 0,
-        }
-    }
-}
-
-impl Tally {
-    pub(super) fn relative(&self) -> f64 {
-        if self.square > 0.0 {
-            (self.error / self.square).sqrt()
-        } else if self.error > 0.0 {
-            f64::INFINITY
-        } else {
-            0.0
-        }
-    }
-
-    fn row(&mut self, row: usize, rows: usize, found: &[f32], expected: &[f32], block: usize, limits: &Limits) {
-        self.count += 1;
-        if self.not_finite.is_none()
-            && let Some(column) = found.iter().position(|value| !value.is_finite())
-        {
-            self.not_finite = Some((row, column));
-        }
-        let step = (rows / SAMPLES).max(1);
-        let sample = || Sample { row, values: found.to_vec() };
-        if row % step == step / 2 && self.samples.len() < SAMPLES {
-            self.samples.push(sample());
-        }
-        let mut bad = false;
-        for (index, (found, expected)) in found.chunks(block).zip(expected.chunks(block)).enumerate() {
-            let outlier = Outlier::of(row, index, found, expected);
-            self.error += outlier.error;
-            self.square += outlier.square;
-            if outlier.is_beyond(limits) {
-                bad = true;
-                self.bad_blocks += 1;
-                if self.blocks.len() < OUTLIERS {
-                    self.blocks.push(outlier);
-                }
-            }
-        }
-        if bad {
-            self.bad_rows += 1;
-            if self.rows.len() < OUTLIERS {
-                self.rows.push(sample());
-            }
-        }
-    }
-}
-
 fn layer_of(part: Part) -> Option<usize> {
     match part {
         Part::Embedding | Part::Head => None,
@@ -310,4 +215,29 @@ fn part_by_name(node: &str) -> Option<Part> {
         (&["down_proj", "fc2"], Part::Down),
     ];
     NAMES.iter().find(|(names, _)| has(names)).map(|(_, part)| part(layer))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_several_exporters_are_known() {
+        let cases = [
+            ("/model/layers.3/attn/q_proj/MatMul", Some(Part::Query(3))),
+            ("model.layers.12.self_attn.v_proj", Some(Part::Value(12))),
+            ("/transformer/h.0/attn/Wqkv/MatMul", Some(Part::Qkv(0))),
+            ("/model/layers.1/mlp/gate_up_proj/MatMul_Q4", Some(Part::GateUp(1))),
+            ("/model/layers.1/mlp/fc2/MatMul", Some(Part::Down(1))),
+            ("/lm_head/MatMul", Some(Part::Head)),
+            ("/model/embed_tokens/Gather", Some(Part::Embedding)),
+            ("/model/layers.x/mlp/fc2/MatMul", None),
+            ("/model/layers.1/mlp/router/MatMul", None),
+            ("node_linear_3", None),
+            ("", None),
+        ];
+        for (name, part) in cases {
+            assert_eq!(part_by_name(name), part, "{name}");
+        }
+    }
 }

@@ -13,7 +13,7 @@
 //! What a node does is told by its operator and its place, not by its name. A graph that is spelled in a way that is
 //! not known here is no error: how far the walk came is said, and what lies behind it is not checked.
 //!
-//! Weights are read in stretches of [`matrices::NUMBERS`] numbers, and small samples of other tensors where one is not
+//! Weights are read in stretches of [`expected::NUMBERS`] numbers, and small samples of other tensors where one is not
 //! what it should be. The package of a checkpoint with a LoRA adapter baked in differs from the checkpoint by the
 //! adapter, and is told to differ.
 
@@ -29,8 +29,11 @@ mod matrices;
 mod mlp;
 mod norms;
 mod rotation;
+mod scores;
+mod small;
 mod stream;
 mod suspects;
+mod tally;
 mod trail;
 
 use std::collections::BTreeMap;
@@ -44,7 +47,8 @@ use crate::interpreter::Weights;
 use crate::report::{Finding, Module, Severity, Stage, StageReport};
 use crate::{Config, Result, Template};
 use expected::Part;
-use trail::Trail;
+use scores::Runs;
+use trail::{Factor, Trail};
 
 /// Compares the package in `folder` with what `spec` and `checkpoint` say, and gives the error of each module's weights.
 ///
@@ -67,6 +71,7 @@ pub fn check(folder: &Path, spec: &DecoderSpec, checkpoint: &Checkpoint) -> (Sta
 
 /// What the package calls the inputs and outputs that matter here.
 struct Names {
+    input_ids: String,
     attention_mask: String,
     position_ids: String,
     /// Keys, then values.
@@ -79,6 +84,7 @@ struct Names {
 struct Examination<'a> {
     graph: &'a Graph,
     trail: Trail<'a>,
+    runs: Runs<'a>,
     matrices: &'a [Weight],
     names: Names,
     spec: &'a DecoderSpec,
@@ -103,6 +109,7 @@ impl<'a> Examination<'a> {
         let graph = Graph::open(folder, &file.to_string_lossy())?;
         let (inputs, outputs) = (&decoder.inputs, &decoder.outputs);
         let names = Names {
+            input_ids: inputs.input_ids.clone(),
             attention_mask: inputs.attention_mask.clone(),
             position_ids: inputs.position_ids.clone(),
             past: [inputs.past_key.clone(), inputs.past_value.clone()],
@@ -122,6 +129,7 @@ impl<'a> Examination<'a> {
         Self {
             graph,
             trail: Trail::new(graph, matrices),
+            runs: Runs::new(graph, &names, spec.context_length),
             matrices,
             names,
             spec,
@@ -160,8 +168,15 @@ impl<'a> Examination<'a> {
 
     /// Counts a check of two numbers that should be the same up to f32.
     fn expect_number(&mut self, check: &'static str, at: &str, what: &str, found: f64, expected: f64) -> bool {
-        let close = (found - expected).abs() <= 2e-3 * expected.abs();
-        let same = (found - expected).abs() <= 1e-6 + 1e-5 * expected.abs();
+        self.expect_rounded(check, at, what, Factor::of(found), expected)
+    }
+
+    /// The same of a factor whose constants were rounded.
+    fn expect_rounded(&mut self, check: &'static str, at: &str, what: &str, found: Factor, expected: f64) -> bool {
+        let Factor { by: found, grain } = found;
+        let off = (found - expected).abs();
+        let close = off <= 2e-3 * expected.abs();
+        let same = off <= 1e-6 + (1e-5 + grain) * expected.abs();
         // Constants of fp16 and of bf16 graphs are rounded.
         let severity = if close { Severity::Warning } else { Severity::Error };
         self.checks += 1;

@@ -3,8 +3,8 @@
 use genai_architectures::{HeadNorm, Norm, NormKind, NormWeight};
 
 use super::Examination;
-use super::expected::{self, Part};
-use super::trail::{Product, SeenNorm};
+use super::expected::Part;
+use super::trail::{Product, SeenNorm, rounding};
 use crate::report::Severity;
 
 impl<'a> Examination<'a> {
@@ -80,7 +80,7 @@ impl<'a> Examination<'a> {
 
     /// The bias of a product whose matrix does `part`.
     pub(super) fn check_bias(&mut self, product: &Product<'a>, part: Part, at: &str) {
-        let tensors = expected::of(self.spec, part);
+        let tensors = self.tensors(product.matrix, part);
         let (mut expected, mut any) = (Vec::new(), false);
         for tensor in &tensors {
             match tensor.bias(self.weights) {
@@ -204,14 +204,4 @@ fn distance(found: f32, expected: f32) -> f32 {
 fn worst(found: &[f32], expected: &[f32]) -> (usize, f32) {
     let pairs = found.iter().zip(expected).map(|(a, b)| distance(*a, *b)).enumerate();
     pairs.fold((0, 0.0), |worst, (index, error)| if error > worst.1 { (index, error) } else { worst })
-}
-
-/// What storing a value in a type may change it by.
-fn rounding(dtype: crate::graph::ElementType) -> f32 {
-    use crate::graph::ElementType as T;
-    match dtype {
-        T::Float16 => 1e-3,
-        T::Bfloat16 => 8e-3,
-        _ => 1e-6,
-    }
 }

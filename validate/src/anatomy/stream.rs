@@ -111,8 +111,12 @@ impl<'a> Examination<'a> {
             normed = picks.and_then(|node| node.input(0)).unwrap_or(normed);
         }
         let Some(norm) = self.trail.norm(normed) else {
-            let message = || "the head reads what is not normed, expected the final norm".to_owned();
-            self.expect(false, "wiring", at, message);
+            if self.trail.is_not_normed(normed) {
+                let message = || "the head reads what is not normed, expected the final norm".to_owned();
+                self.expect(false, "wiring", at, message);
+            } else {
+                self.not_compared("the head", at, "the final norm");
+            }
             return None;
         };
         let spec = &self.spec.final_norm;
@@ -277,6 +281,9 @@ impl<'a> Examination<'a> {
             return;
         };
         let Some(norm) = self.trail.norm(input) else {
+            if !self.trail.is_not_normed(input) {
+                return self.not_compared(name, reader, "the norm before it");
+            }
             let message = || format!("{name} reads `{input}`, which is no norm, expected `{}`", expected.path);
             self.expect(false, "norm", reader, message);
             return;
@@ -310,6 +317,9 @@ impl<'a> Examination<'a> {
         if let Some(expected) = &spec.embedding.norm {
             let Point::Value(name) = point else { return };
             let Some(norm) = self.trail.norm(name) else {
+                if self.trail.maker(name).and_then(|node| self.trail.table(node)).is_none() {
+                    return self.not_compared("the embedding", name, "its norm");
+                }
                 let message = || format!("the embedding has no norm, expected `{}`", expected.path);
                 self.expect(false, "norm", name, message);
                 return;

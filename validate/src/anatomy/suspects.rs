@@ -2,76 +2,13 @@
 
 use super::Examination;
 use super::expected::{self, Tensor};
-use super::matrices::{Limits, Tally};
+use super::tally::{Outlier, Sample, Tally};
 use crate::graph::Weight;
 
 /// Two rows are the same up to four-bit rounding where the cosine between them is at least this.
-const ALIKE: f32 = 0.95;
-
-/// A row of the graph's matrix.
-#[derive(Clone, Debug)]
-pub(super) struct Sample {
-    pub(super) row: usize,
-    pub(super) values: Vec<f32>,
-}
-
-/// A block of a row, against what it should be.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Outlier {
-    pub(super) row: usize,
-    pub(super) block: usize,
-    pub(super) error: f64,
-    pub(super) square: f64,
-    largest: f32,
-    worst: f32,
-    mean: f32,
-    count: usize,
-    /// Of the values found on those expected, as a straight line through zero.
-    ratio: f64,
-    /// What is left beside that line.
-    beside: f64,
-    /// What is left beside a shift of all by the same.
-    unshifted: f64,
-    zero: bool,
-}
+pub(super) const ALIKE: f32 = 0.95;
 
 impl Outlier {
-    pub(super) fn of(row: usize, block: usize, found: &[f32], expected: &[f32]) -> Self {
-        let mut this = Self { row, block, count: found.len(), zero: true, ..Self::default() };
-        let (mut sum, mut product) = (0.0_f64, 0.0_f64);
-        let mut own = 0.0_f64;
-        for (found, expected) in found.iter().zip(expected) {
-            let (v, w) = (f64::from(*found), f64::from(*expected));
-            let error = found - expected;
-            this.error += f64::from(error).powi(2);
-            this.square += w * w;
-            sum += f64::from(error);
-            product += v * w;
-            own += v * v;
-            this.largest = this.largest.max(expected.abs());
-            this.worst = this.worst.max(error.abs());
-            this.zero &= *found == 0.0;
-        }
-        #[allow(clippy::as_conversions)] // Columns of a block.
-        let count = found.len().max(1) as f64;
-        #[allow(clippy::as_conversions)]
-        let mean = (sum / count) as f32;
-        this.mean = mean;
-        this.ratio = if this.square > 0.0 { product / this.square } else { 0.0 };
-        this.beside = (own - this.ratio * product).max(0.0);
-        this.unshifted = (this.error - sum * sum / count).max(0.0);
-        this
-    }
-
-    pub(super) fn is_beyond(&self, limits: &Limits) -> bool {
-        #[allow(clippy::as_conversions)]
-        let rms = (self.error / self.count.max(1) as f64).sqrt() as f32;
-        // A block of zeros is stored exactly.
-        let largest = self.largest.max(1e-30);
-        let over = |value: f32, limit: f32| value.is_nan() || value > limit * largest;
-        over(rms, limits.block_rms) || over(self.worst, limits.block_max) || over(self.mean.abs(), limits.block_mean)
-    }
-
     /// In words.
     fn cause(&self, weight: &Weight) -> String {
         let place = format!("row {}, block {}", self.row, self.block);
@@ -225,7 +162,7 @@ impl Examination<'_> {
     fn scattered(&self, tensor: &Tensor<'_>, samples: &[Sample]) -> Option<String> {
         let sample = samples.first()?;
         // A whole pass over the tensor, for one row: not for large ones.
-        if tensor.rows().saturating_mul(tensor.columns()) > super::matrices::NUMBERS {
+        if tensor.rows().saturating_mul(tensor.columns()) > expected::NUMBERS {
             return None;
         }
         let mut own = Vec::new();

@@ -318,6 +318,7 @@ fn shown(attribute: &Attribute) -> String {
         Attribute::Ints(values) => format!("{values:?}"),
         Attribute::Floats(values) => format!("{values:?}"),
         Attribute::Texts(texts) => format!("{texts:?}"),
+        Attribute::Number(value) => value.to_string(),
         Attribute::Tensor => "a tensor".to_owned(),
         Attribute::Graph => "a graph".to_owned(),
         Attribute::Other => "something".to_owned(),

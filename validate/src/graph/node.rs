@@ -27,6 +27,8 @@ pub enum Attribute {
     Ints(Vec<i64>),
     Floats(Vec<f32>),
     Texts(Vec<String>),
+    /// A tensor of one element.
+    Number(f32),
     /// Kept in the graph under the name of the node's first output where the node is a `Constant`.
     Tensor,
     /// Its nodes are in the graph's list with this node and attribute as their scope.
@@ -113,7 +115,9 @@ impl Attribute {
             AttributeType::Ints => Self::Ints(proto.ints.clone()),
             AttributeType::Floats => Self::Floats(proto.floats.clone()),
             AttributeType::Strings => Self::Texts(proto.strings.iter().map(|bytes| text(bytes)).collect()),
-            AttributeType::Tensor => Self::Tensor,
+            AttributeType::Tensor => {
+                proto.t.as_ref().and_then(super::tensor::number).map_or(Self::Tensor, Self::Number)
+            }
             AttributeType::Graph | AttributeType::Graphs => Self::Graph,
             _ => Self::Other,
         }

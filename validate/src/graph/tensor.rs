@@ -120,6 +120,18 @@ impl Initializer {
     }
 }
 
+/// The number that a tensor of one element holds; `None` for larger ones and what is in other files.
+pub(super) fn number(proto: &TensorProto) -> Option<f32> {
+    if proto.dims.iter().any(|&dim| dim != 1) {
+        return None;
+    }
+    let tensor = Initializer::new(&mut proto.clone(), "", false, "");
+    let Stored::Here(bytes) = tensor.stored else { return None };
+    let mut out = Vec::new();
+    decode(tensor.dtype, &bytes, 0, 1, &mut out);
+    out.first().copied()
+}
+
 /// Width of an element; `None` for what has no fixed one, or none that is used.
 pub(super) fn bits(dtype: DataType) -> Option<u64> {
     use DataType as T;

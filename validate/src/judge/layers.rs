@@ -183,3 +183,71 @@ fn difference(expected: &Matrix, found: &Matrix) -> Option<LayerError> {
     let cosine = if error == 0.0 { 1.0 } else { product / (size.sqrt() * other.sqrt()).max(f64::MIN_POSITIVE) };
     Some(LayerError { layer: None, tap: String::new(), max_abs, relative_rms, cosine, beyond: false })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Errors of one tap after another, of each layer; 1 is beyond the limit.
+    fn hint(layers: &[[f64; 3]]) -> Option<(String, String)> {
+        let taps = ["residual", "key", "value"];
+        let error = |layer, (tap, relative_rms): (&str, f64)| LayerError {
+            layer: Some(layer),
+            tap: tap.to_owned(),
+            max_abs: 0.0,
+            relative_rms,
+            cosine: 1.0,
+            beyond: relative_rms > 0.5,
+        };
+        let errors: Vec<LayerError> = layers
+            .iter()
+            .enumerate()
+            .flat_map(|(layer, rms)| taps.into_iter().zip(*rms).map(move |pair| error(layer, pair)))
+            .collect();
+        first_bad(&errors, 0.5).map(|finding| (finding.at, finding.hint.unwrap()))
+    }
+
+    #[test]
+    fn what_is_right_before_the_first_bad_tensor_names_the_cause() {
+        let right = [0.0; 3];
+        let cases = [
+            (vec![[1.0, 1.0, 1.0]], "layer 0, residual", "the embedding"),
+            (vec![[0.0, 1.0, 0.0], [1.0; 3]], "layer 0, key", "k_proj, its norm or the rotary embedding of layer 0"),
+            (vec![right, [0.0, 0.0, 1.0]], "layer 1, value", "v_proj of layer 1"),
+            (vec![right, [0.0, 1.0, 1.0]], "layer 1, key", "the input norm or projections of layer 1"),
+            (vec![right, [1.0, 1.0, 1.0]], "layer 1, residual", "MLP of layer 0"),
+        ];
+        for (layers, at, words) in cases {
+            let (found, hint) = hint(&layers).unwrap();
+            assert!(found == at && hint.contains(words), "{found}: {hint}");
+        }
+        assert_eq!(hint(&[right, right]), None);
+    }
+
+    #[test]
+    fn caches_are_turned_to_one_row_for_each_token() {
+        // Two heads of three tokens and two dimensions.
+        let cached =
+            CachedTensor { name: String::new(), shape: vec![1, 2, 3, 2], values: (0..12_u8).map(f32::from).collect() };
+        let matrix = by_token(&cached).unwrap().unwrap();
+        assert_eq!((matrix.rows(), matrix.cols()), (3, 4));
+        assert_eq!(matrix.data(), [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
+        let of = |shape: &[usize]| {
+            by_token(&CachedTensor { name: String::new(), shape: shape.to_vec(), values: Vec::new() }).unwrap()
+        };
+        assert!(of(&[1, 2, 0, 2]).is_none() && of(&[2, 2, 3, 2]).is_none() && of(&[3]).is_none());
+    }
+
+    #[test]
+    fn differences_of_numbers_that_are_none_are_not_within() {
+        let matrix = |values: &[f32]| Matrix::new(1, values.len(), values.to_vec()).unwrap();
+        let same = difference(&matrix(&[3.0, 4.0]), &matrix(&[3.0, 4.0])).unwrap();
+        assert_eq!((same.relative_rms, same.cosine, same.max_abs), (0.0, 1.0, 0.0));
+        let off = difference(&matrix(&[3.0, 4.0]), &matrix(&[3.0, 4.5])).unwrap();
+        assert!((off.relative_rms - 0.1).abs() < 1e-9 && off.max_abs == 0.5);
+        let broken = difference(&matrix(&[3.0, 4.0]), &matrix(&[f32::NAN, 4.0])).unwrap();
+        assert!(broken.relative_rms.is_nan(), "{broken:?}");
+        assert!(difference(&matrix(&[0.0]), &matrix(&[1.0])).unwrap().relative_rms > 1e9);
+        assert!(difference(&matrix(&[1.0]), &matrix(&[1.0, 2.0])).is_none());
+    }
+}

@@ -177,3 +177,65 @@ fn tapped<'s>(graph: &Graph, streams: impl Iterator<Item = &'s Stream>) -> Resul
     }
     Ok(model.encode_to_vec())
 }
+
+#[cfg(test)]
+mod tests {
+    use genai_onnx::tensor_proto::DataType;
+    use genai_onnx::{GraphProto, NodeProto};
+
+    use super::*;
+    use crate::graph::sample::{floats, node, value, write};
+
+    /// The graph, and the folder in which it lies.
+    fn opened(node: Vec<NodeProto>) -> (Graph, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let graph = GraphProto {
+            node,
+            initializer: vec![
+                floats("w", &[2, 2], &[1.0; 4]),
+                floats("table", &[1, 2], &[1.0; 2]),
+                floats("norm", &[2], &[1.0; 2]),
+            ],
+            input: vec![value("x", DataType::Float, &["1", "2"])],
+            ..GraphProto::default()
+        };
+        write(folder.path(), graph);
+        (Graph::open(folder.path(), "model.onnx").unwrap(), folder)
+    }
+
+    #[test]
+    fn the_stream_is_found_behind_rotation_and_norm() {
+        let keys = vec![
+            node("Add", &["x", "x"], &["stream"], vec![]),
+            node("LayerNormalization", &["stream", "norm"], &["normed"], vec![]),
+            node("MatMul", &["normed", "w"], &["k"], vec![]),
+            // As rotary embeddings multiply: by a row.
+            node("MatMul", &["k", "table"], &["turned"], vec![]),
+            node("Concat", &["past", "turned"], &["present.0.key"], vec![]),
+        ];
+        let found = stream(&opened(keys).0, "present.0.key").unwrap();
+        assert_eq!(found, Stream { output: "stream".to_owned(), unnamed: None });
+    }
+
+    #[test]
+    fn a_sum_inside_of_a_norm_gets_a_name() {
+        let (graph, _folder) = opened(vec![
+            node("SkipLayerNormalization", &["x", "x", "norm"], &["normed"], vec![]),
+            node("Cast", &["normed"], &["cast"], vec![]),
+            node("MatMul", &["cast", "w"], &["present.0.key"], vec![]),
+        ]);
+        let found = stream(&graph, "present.0.key").unwrap();
+        assert_eq!(found.unnamed, Some(("normed".to_owned(), 3)));
+        let copy = genai_onnx::ModelProto::decode(tapped(&graph, [&found].into_iter()).unwrap().as_slice()).unwrap();
+        let copy = copy.graph.unwrap();
+        assert_eq!(copy.node[0].output, ["normed", "", "", "normed.stream"]);
+        assert_eq!(copy.output.last().unwrap().name(), "normed.stream");
+    }
+
+    #[test]
+    fn a_cache_that_comes_from_no_matrix_has_no_stream() {
+        let circle = vec![node("Add", &["b", "x"], &["a"], vec![]), node("Add", &["a", "x"], &["b"], vec![])];
+        assert_eq!(stream(&opened(circle).0, "a"), None);
+        assert_eq!(stream(&opened(vec![node("Add", &["x", "past"], &["p"], vec![])]).0, "p"), None);
+    }
+}
