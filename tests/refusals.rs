@@ -39,6 +39,12 @@ const REFUSALS: &[Refusal] = &[
         UNSUPPORTED,
         &["`attn_logit_softcapping` = 50.0", "`residual_multiplier` = 0.5", "hint: "],
     ),
+    (
+        "positions that see those behind them",
+        || default().config("is_causal", json!(false)),
+        UNSUPPORTED,
+        &["`is_causal` is \"false\"", "supported: true"],
+    ),
     ("an unknown activation", || default().config("hidden_act", json!("relu6")), UNSUPPORTED, &["relu6", "silu"]),
     (
         "an unknown kind of rope",

@@ -157,6 +157,11 @@ impl Rope {
             Some(default) => {
                 let outer = config.opt_f64("partial_rotary_factor")?;
                 let nested = parameters.map(|nested| nested.opt_f64("partial_rotary_factor")).transpose()?.flatten();
+                if nested.or(outer).is_none() && config.has("partial_rotary_factor") && default != 1.0 {
+                    // To some classes this is the whole head, to others what they assume where nothing is written.
+                    let path = config.path("partial_rotary_factor");
+                    return Err(Error::invalid(path, "a share above 0, at most 1, or no such key", "null"));
+                }
                 let factor = nested.or(outer).unwrap_or(default);
                 if !(factor > 0.0 && factor <= 1.0) {
                     let path = config.path("partial_rotary_factor");

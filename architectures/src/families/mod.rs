@@ -418,11 +418,17 @@ pub fn describe(config: &Config) -> Result<DecoderSpec> {
     let Some(family) = FAMILIES.iter().find(|family| family.architecture == found) else {
         return Err(unknown(found));
     };
+    causal(config)?;
     let mut spec = (family.describe)(config)?;
     spec.architecture = family.architecture;
     spec.runtime_type = family.runtime_type;
     config.finish()?;
     Ok(spec)
+}
+
+/// Fails where positions see those behind them too: transformers asks any config for this, whatever its class.
+fn causal(config: &Config) -> Result<()> {
+    config.only("is_causal", true)
 }
 
 fn unknown(found: &str) -> Error {
