@@ -390,6 +390,8 @@ fn long_rope(
 }
 
 fn yarn(parameters: &Config, original_context: usize, max_position_embeddings: usize) -> Result<RopeScaling> {
+    // Whether the model was trained with it, which says nothing about how it runs.
+    parameters.ignore("finetuned");
     let factor = match parameters.opt_f64("factor")? {
         Some(_) => parameters.positive("factor")?,
         None => max_position_embeddings as f64 / original_context as f64,

@@ -66,6 +66,16 @@ pub struct Family {
     describe: fn(&Config) -> Result<DecoderSpec>,
 }
 
+impl Family {
+    /// Whether a config with this architecture is of the family. A model that was saved without its head says `LlamaModel`
+    /// for `LlamaForCausalLM`; it is whole where the head is the embedding.
+    fn is_of(&self, found: &str) -> bool {
+        let mut headless =
+            ["ForCausalLM", "LMHeadModel"].into_iter().filter_map(|end| self.architecture.strip_suffix(end));
+        self.architecture == found || headless.any(|name| found.strip_suffix("Model") == Some(name))
+    }
+}
+
 /// Every supported family.
 pub const FAMILIES: &[Family] = &[
     Family {
@@ -415,7 +425,7 @@ pub fn describe(config: &Config) -> Result<DecoderSpec> {
     let Some(found) = architectures.first() else {
         return Err(config.missing("architectures", "a list with the name of a model class"));
     };
-    let Some(family) = FAMILIES.iter().find(|family| family.architecture == found) else {
+    let Some(family) = FAMILIES.iter().find(|family| family.is_of(found)) else {
         return Err(unknown(found));
     };
     causal(config)?;
@@ -443,4 +453,59 @@ fn unknown(found: &str) -> Error {
 fn common_prefix(a: &str, b: &str) -> usize {
     let pairs = a.chars().zip(b.chars());
     pairs.take_while(|(a, b)| a.eq_ignore_ascii_case(b)).count()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::describe;
+    use crate::{Config, DecoderSpec, Result};
+
+    fn llama(architecture: &str, others: Value) -> Result<DecoderSpec> {
+        let mut config = json!({
+            "architectures": [architecture], "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 1, "num_key_value_heads": 1, "vocab_size": 8, "max_position_embeddings": 8,
+        });
+        if let (Some(config), Value::Object(others)) = (config.as_object_mut(), others) {
+            config.extend(others);
+        }
+        describe(&Config::from_json(config)?)
+    }
+
+    #[test]
+    fn a_model_saved_without_its_head_is_of_the_same_family() {
+        let spec = llama("LlamaModel", json!({ "tie_word_embeddings": true })).unwrap();
+        assert_eq!(spec.architecture, "LlamaForCausalLM");
+        let named = |stored: &str| spec.name_of(stored);
+        for stored in ["embed_tokens.weight", "layers.0.mlp.up_proj.weight", "norm.weight"] {
+            assert_eq!(named(stored).unwrap(), format!("model.{stored}"));
+        }
+        for stored in ["model.layers.0.mlp.up_proj.weight", "lm_head.weight", "vision.weight", "norm", ""] {
+            assert_eq!(named(stored), None, "{stored}");
+        }
+        assert!(llama("LlamaModelForCausalLM", json!({})).is_err());
+    }
+
+    #[test]
+    fn layer_types_that_are_null_are_those_of_the_pattern() {
+        let unsaid = llama("Exaone4ForCausalLM", json!({})).unwrap();
+        assert_eq!(llama("Exaone4ForCausalLM", json!({ "layer_types": null })).unwrap(), unsaid);
+        assert_ne!(llama("Exaone4ForCausalLM", json!({ "layer_types": ["full_attention"] })).unwrap(), unsaid);
+    }
+
+    #[test]
+    fn keys_of_other_runtimes_change_nothing() {
+        let yarn = |others: Value| {
+            let mut rope = json!({ "rope_type": "yarn", "factor": 2.0 });
+            rope.as_object_mut().unwrap().extend(others.as_object().unwrap().clone());
+            llama("LlamaForCausalLM", json!({ "rope_scaling": rope })).unwrap()
+        };
+        assert_eq!(yarn(json!({ "finetuned": true })), yarn(json!({})));
+        let chunks = json!({ "dual_chunk_attention_config": { "chunk_size": 4, "local_size": 2 } });
+        assert_eq!(llama("Qwen2ForCausalLM", chunks).unwrap(), llama("Qwen2ForCausalLM", json!({})).unwrap());
+        let exact = |name: &str| llama("LlamaForCausalLM", json!({ "hidden_act": name })).unwrap();
+        assert_eq!(exact("gelu_python"), exact("gelu"));
+        assert_eq!(exact("gelu_accurate"), exact("gelu_pytorch_tanh"));
+    }
 }
