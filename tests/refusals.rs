@@ -29,7 +29,7 @@ const REFUSALS: &[Refusal] = &[
     ),
     (
         "no architecture",
-        || default().config("architectures", Value::Null),
+        || default().config("architectures", Value::Null).config("model_type", json!("llama-like")),
         INCONSISTENT,
         &["`architectures` is missing"],
     ),
@@ -38,6 +38,12 @@ const REFUSALS: &[Refusal] = &[
         || default().config("attn_logit_softcapping", json!(50.0)).config("residual_multiplier", json!(0.5)),
         UNSUPPORTED,
         &["`attn_logit_softcapping` = 50.0", "`residual_multiplier` = 0.5", "hint: "],
+    ),
+    (
+        "positions that see those behind them",
+        || default().config("is_causal", json!(false)),
+        UNSUPPORTED,
+        &["`is_causal` is \"false\"", "supported: true"],
     ),
     ("an unknown activation", || default().config("hidden_act", json!("relu6")), UNSUPPORTED, &["relu6", "silu"]),
     (
@@ -150,13 +156,22 @@ const REFUSALS: &[Refusal] = &[
         &["no end-of-sequence token", "hint: "],
     ),
     (
-        "an end token outside the vocabulary",
+        "end tokens outside the vocabulary alone",
         || {
-            default()
-                .json("generation_config.json", |config| drop(config.insert("eos_token_id".into(), json!([2, 331]))))
+            let past = |object: &mut serde_json::Map<String, Value>| {
+                drop(object.insert("eos_token_id".into(), json!([-1, 331])));
+            };
+            let checkpoint = default().json("config.json", past).json("generation_config.json", past);
+            checkpoint.json("tokenizer_config.json", |config| drop(config.remove("eos_token")))
         },
         INCONSISTENT,
-        &["generation_config.json", "331", "from 0 to 330"],
+        &["no end-of-sequence token", "from 0 to 330", "hint: "],
+    ),
+    (
+        "an end token that is a text",
+        || default().json("generation_config.json", |config| drop(config.insert("eos_token_id".into(), json!("2")))),
+        INCONSISTENT,
+        &["generation_config.json", "`eos_token_id` is \"2\"", "expected token ids"],
     ),
     (
         "a temperature that is a text",

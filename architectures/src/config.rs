@@ -300,6 +300,23 @@ impl Config {
         strings.map(Some).ok_or_else(|| Error::invalid(self.path(key), "a list of strings", kind_of(value)))
     }
 
+    /// Lists of strings, each with how often it is repeated, written out: `[[["a", "b"], 2]]` is a, b, a, b. No more than
+    /// `most` strings.
+    pub(crate) fn opt_repeated_strings(&self, key: &str, most: usize) -> Result<Option<Vec<String>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let written_out = |item: &Value| {
+            let (strings, times) = (item.get(0)?.as_array()?, usize::try_from(item.get(1)?.as_u64()?).ok()?);
+            let strings =
+                strings.iter().map(|string| string.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>()?;
+            let length = strings.len().checked_mul(times).filter(|length| *length <= most)?;
+            Some(strings.into_iter().cycle().take(length).collect::<Vec<_>>())
+        };
+        let all = value.as_array().and_then(|items| items.iter().map(written_out).collect::<Option<Vec<_>>>());
+        let all = all.map(|lists| lists.concat()).filter(|strings| strings.len() <= most);
+        let expected = format!("lists of strings with their number of times, {most} strings at most");
+        all.map(Some).ok_or_else(|| Error::invalid(self.path(key), expected, abridged(value)))
+    }
+
     /// A positive integer for each of `count` layers: a list of as many, or one for all.
     pub(crate) fn usizes(&self, key: &str, count: usize) -> Result<Vec<usize>> {
         let Some(Value::Array(items)) = self.get(key) else { return Ok(vec![self.usize(key)?; count]) };

@@ -157,6 +157,11 @@ impl Rope {
             Some(default) => {
                 let outer = config.opt_f64("partial_rotary_factor")?;
                 let nested = parameters.map(|nested| nested.opt_f64("partial_rotary_factor")).transpose()?.flatten();
+                if nested.or(outer).is_none() && config.has("partial_rotary_factor") && default != 1.0 {
+                    // To some classes this is the whole head, to others what they assume where nothing is written.
+                    let path = config.path("partial_rotary_factor");
+                    return Err(Error::invalid(path, "a share above 0, at most 1, or no such key", "null"));
+                }
                 let factor = nested.or(outer).unwrap_or(default);
                 if !(factor > 0.0 && factor <= 1.0) {
                     let path = config.path("partial_rotary_factor");
@@ -385,6 +390,8 @@ fn long_rope(
 }
 
 fn yarn(parameters: &Config, original_context: usize, max_position_embeddings: usize) -> Result<RopeScaling> {
+    // Whether the model was trained with it, which says nothing about how it runs.
+    parameters.ignore("finetuned");
     let factor = match parameters.opt_f64("factor")? {
         Some(_) => parameters.positive("factor")?,
         None => max_position_embeddings as f64 / original_context as f64,

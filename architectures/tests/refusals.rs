@@ -26,6 +26,11 @@ fn values_that_would_change_the_maths_are_refused() {
         ("HeliumForCausalLM", json!({"head_dim": 16}), "hidden_size"),
         ("SeedOssForCausalLM", json!({"num_key_value_heads": 3}), "num_key_value_heads"),
         ("StableLmForCausalLM", json!({"partial_rotary_factor": 0.1}), "head_dim"),
+        ("GlmForCausalLM", json!({"partial_rotary_factor": null}), "partial_rotary_factor"),
+        ("LlamaForCausalLM", json!({"is_causal": false}), "is_causal"),
+        ("HyperCLOVAXForCausalLM", json!({"residual_multiplier": 0.5}), "residual_multiplier"),
+        ("GraniteMoeHybridForCausalLM", json!({"num_local_experts": 2}), "num_local_experts"),
+        ("GraniteMoeHybridForCausalLM", json!({"num_local_experts": 0}), "layers_block_type"),
     ];
     for (architecture, extra, key) in cases {
         let what = format!("{architecture} with {extra}");

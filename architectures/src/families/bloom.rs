@@ -4,14 +4,11 @@
 //! - layer norms with biases; an MLP of four times the hidden size without a gate, tanh GELU; biases everywhere
 //! - q, k and v are one linear, head by head
 //! - the head is tied where the config does not say
-//! - published checkpoints have the tensors of the model without its head, so without `transformer.`
 //!
 //! Reference: `transformers` 5.23, `models/bloom/modeling_bloom.py`.
 
 use super::gpt::{self, Frame, Heads, layer_norm};
-use crate::{
-    Activation, Alibi, Config, DecoderSpec, Layer, Linear, Mixer, Mlp, Position, Residual, Result, TensorPrefix,
-};
+use crate::{Activation, Alibi, Config, DecoderSpec, Layer, Linear, Mixer, Mlp, Position, Residual, Result};
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
     let hidden_size = config.usize_of(&["hidden_size", "n_embed"])?;
@@ -51,12 +48,5 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         final_norm: layer_norm("transformer.ln_f", eps),
         tied: config.bool_or("tie_word_embeddings", true)?,
     };
-    let mut spec = gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect());
-    spec.prefixes = vec![
-        TensorPrefix { stored: "h.", named: "transformer.h." },
-        TensorPrefix { stored: "word_embeddings.", named: "transformer.word_embeddings." },
-        TensorPrefix { stored: "word_embeddings_layernorm.", named: "transformer.word_embeddings_layernorm." },
-        TensorPrefix { stored: "ln_f.", named: "transformer.ln_f." },
-    ];
-    Ok(spec)
+    Ok(gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect()))
 }

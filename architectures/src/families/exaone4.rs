@@ -26,7 +26,7 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         };
     }
     let window = config.opt_usize("sliding_window")?;
-    let pattern = if window.is_none() || config.has("layer_types") {
+    let pattern = if window.is_none() || config.opt_strings("layer_types")?.is_some() {
         // Then it says nothing, and may be a word such as `LLLG`.
         config.ignore("sliding_window_pattern");
         1

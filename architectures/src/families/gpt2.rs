@@ -3,14 +3,13 @@
 //! - layer norms with biases; an MLP without a gate, tanh GELU by default; biases everywhere
 //! - q, k and v are one linear; all weights are stored `[in, out]` (transformers' `Conv1D`)
 //! - the head is tied where the config does not say
-//! - published checkpoints have the tensors of the model without its head, so without `transformer.`
 //!
 //! Reference: `transformers` 5.23, `models/gpt2/modeling_gpt2.py`.
 
 use super::gpt::{self, Frame, Heads, layer_norm};
 use crate::{
     Activation, Config, DecoderSpec, Layer, LearnedPositions, Linear, Mixer, Mlp, Position, Residual, Result,
-    TensorPattern, TensorPrefix,
+    TensorPattern,
 };
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
@@ -61,12 +60,6 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         tied: config.bool_or("tie_word_embeddings", true)?,
     };
     let mut spec = gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect());
-    spec.prefixes = vec![
-        TensorPrefix { stored: "h.", named: "transformer.h." },
-        TensorPrefix { stored: "wte.", named: "transformer.wte." },
-        TensorPrefix { stored: "wpe.", named: "transformer.wpe." },
-        TensorPrefix { stored: "ln_f.", named: "transformer.ln_f." },
-    ];
     // Masks that older transformers saved.
     spec.unused_tensors = vec![TensorPattern::Ends(".attn.bias"), TensorPattern::Ends(".attn.masked_bias")];
     Ok(spec)

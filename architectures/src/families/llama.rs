@@ -138,9 +138,11 @@ pub(super) fn decoder(config: &Config, defaults: &Defaults, biases: &Biases) -> 
         logit_softcap: None,
         masked_tokens: Vec::new(),
         prefixes: Vec::new(),
-        // Buffers that older transformers saved; both are derived from the config.
         wide_residual: false,
-        unused_tensors: vec![TensorPattern::Ends(".rotary_emb.inv_freq"), TensorPattern::Ends(".masked_bias")],
+        // Buffers that older transformers and other training code saved; all are derived from the config.
+        unused_tensors: [".rotary_emb.inv_freq", ".rotary_emb.cos_cached", ".rotary_emb.sin_cached", ".masked_bias"]
+            .map(TensorPattern::Ends)
+            .to_vec(),
     })
 }
 

@@ -3,7 +3,6 @@
 //! - layer norms with biases (or without weights, `layer_norm_elementwise_affine`); an MLP without a gate, ReLU by
 //!   default; biases everywhere (or nowhere, `enable_bias`)
 //! - the head is tied where the config does not say
-//! - the first checkpoints have the tensors of the model without its head, so without the leading `model.`
 //!
 //! Of the published sizes, 350m alone norms after the residual and projects its embeddings; it is not supported.
 //!
@@ -12,7 +11,7 @@
 use super::gpt::{self, Frame, Heads, layer_norm};
 use crate::{
     Activation, Config, DecoderSpec, Layer, LearnedPositions, Linear, Mixer, Mlp, Norm, NormWeight, Position, Residual,
-    Result, TensorPrefix,
+    Result,
 };
 
 /// `torch.nn.LayerNorm`'s own; the config has no key for it.
@@ -63,7 +62,5 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
         final_norm: norm("model.decoder.final_layer_norm".to_owned()),
         tied: config.bool_or("tie_word_embeddings", true)?,
     };
-    let mut spec = gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect());
-    spec.prefixes = vec![TensorPrefix { stored: "decoder.", named: "model.decoder." }];
-    Ok(spec)
+    Ok(gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect()))
 }

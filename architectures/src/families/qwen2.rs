@@ -12,6 +12,9 @@ use super::{
 use crate::{Config, DecoderSpec, Result};
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
+    // Of the 1M models: how another runtime goes past the context that they were trained for. The reference has no such
+    // code.
+    config.ignore("dual_chunk_attention_config");
     let defaults = Defaults { num_kv_heads: Some(32), ..Defaults::default() };
     let mut spec = llama::decoder(config, &defaults, &Biases { qkv: true, o: false, mlp: false })?;
     let windows = windows(config, spec.layers.len())?;

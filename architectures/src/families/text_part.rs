@@ -1,5 +1,6 @@
 //! The text model inside a multimodal one: its config is nested, and its tensors have longer names.
 
+use super::causal;
 use crate::{Config, DecoderSpec, Linear, Result, TensorPattern, TensorPrefix};
 
 /// How multimodal checkpoints name the tensors of their text part: as saved up to transformers 4.51, and since.
@@ -48,6 +49,7 @@ pub(super) fn describe(config: &Config, text: impl Fn(&Config) -> Result<Decoder
             let nested = config.model("text_config")?;
             // transformers 4.52 to 4.57 saved the keys in both places.
             config.ignore_repeated(&nested);
+            causal(&nested)?;
             text(&nested)?
         }
         false => text(config)?,

@@ -41,8 +41,8 @@ impl Activation {
         let Some(name) = config.opt_str(key)? else { return Ok(default) };
         match name.as_str() {
             "silu" | "swish" => Ok(Self::Silu),
-            "gelu" => Ok(Self::Gelu),
-            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Self::GeluTanh),
+            "gelu" | "gelu_python" => Ok(Self::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" | "gelu_python_tanh" | "gelu_accurate" => Ok(Self::GeluTanh),
             "relu" => Ok(Self::Relu),
             "relu2" => Ok(Self::ReluSquared),
             _ => Err(Error::Unsupported {

@@ -120,10 +120,27 @@ impl DecoderSpec {
 
     /// What this spec calls a tensor of the checkpoint; `None` where it is the stored name.
     pub fn name_of(&self, stored: &str) -> Option<String> {
-        self.prefixes.iter().find_map(|prefix| {
+        let renamed = self.prefixes.iter().find_map(|prefix| {
             let rest = stored.strip_prefix(prefix.stored)?;
             Some(format!("{}{rest}", prefix.named))
-        })
+        });
+        renamed.or_else(|| self.name_in_root(stored))
+    }
+
+    /// The name of a tensor of a model that was saved without its head, so without the module around all others:
+    /// `model.layers.0…` for a stored `layers.0…`.
+    fn name_in_root(&self, stored: &str) -> Option<String> {
+        let (root, _) = self.embedding.path.split_once('.')?;
+        let (start, _) = stored.split_once('.')?;
+        let norm_of_layer = self.layers.first().and_then(|layer| layer.residual.norms().first().map(|norm| &norm.path));
+        let positions = self.embedding.positions.as_ref().map(|positions| &positions.path);
+        let norm = self.embedding.norm.as_ref().map(|norm| &norm.path);
+        let modules = [Some(&self.embedding.path), positions, norm, norm_of_layer, Some(&self.final_norm.path)];
+        let is_there = modules.into_iter().flatten().any(|path| {
+            let inside = path.strip_prefix(root).and_then(|rest| rest.strip_prefix('.'));
+            inside.is_some_and(|inside| inside.split('.').next() == Some(start))
+        });
+        is_there.then(|| format!("{root}.{stored}"))
     }
 
     /// Sets the head: `own`, or the embedding table in its place.

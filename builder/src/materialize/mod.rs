@@ -178,7 +178,8 @@ pub(crate) fn check_copies(copies: &[&Copy], checkpoint: &Checkpoint) -> Result<
         let (Some(a), Some(b)) = (checkpoint.tensor(copy), checkpoint.tensor(original)) else { continue };
         let differ = || Error::Tensors {
             problems: vec![format!(
-                "tensor {copy:?} differs from {original:?}, which the config says the model uses in its place"
+                "tensor {copy:?} differs from {original:?}, which the config says the model uses in its place; a head of \
+                 its own needs `tie_word_embeddings: false`"
             )],
         };
         if a.shape != b.shape || a.dtype != b.dtype {
