@@ -107,42 +107,25 @@ pub fn rope_switch(runtime_type: &str) -> Option<usize> {
 /// An unknown architecture, a missing or contradictory key, a value that is not supported, or a key that changes the
 /// maths and that the family does not read.
 pub fn describe(config: &Config) -> Result<DecoderSpec> {
-    let family = family(config)?;
+    let architectures = config.opt_strings("architectures")?.unwrap_or_default();
+    let Some(found) = architectures.first() else {
+        return Err(config.missing("architectures", "a list with the name of a model class"));
+    };
+    // transformers runs InternLM3 by the class of Llama and saves that name, but the defaults are those of the config.
+    let model_type = config.opt_str("model_type")?;
+    let found = match (found.as_str(), model_type.as_deref()) {
+        ("LlamaForCausalLM", Some("internlm3")) => "InternLM3ForCausalLM",
+        (found, _) => found,
+    };
+    let Some(family) = FAMILIES.iter().find(|family| family.is_of(found)) else {
+        return Err(unknown(found));
+    };
     causal(config)?;
     let mut spec = (family.describe)(config)?;
     spec.architecture = family.architecture;
     spec.runtime_type = family.runtime_type;
     config.finish()?;
     Ok(spec)
-}
-
-fn family(config: &Config) -> Result<&'static Family> {
-    let architectures = config.opt_strings("architectures")?.unwrap_or_default();
-    let model_type = config.opt_str("model_type")?;
-    let Some(found) = architectures.first() else {
-        // A config that was saved without a model has no such key.
-        let of_type = model_type.as_deref().and_then(of_model_type);
-        return of_type.ok_or_else(|| config.missing("architectures", "a list with the name of a model class"));
-    };
-    // transformers runs InternLM3 by the class of Llama and saves that name, but the defaults are those of the config.
-    let found = match (found.as_str(), model_type.as_deref()) {
-        ("LlamaForCausalLM", Some("internlm3")) => "InternLM3ForCausalLM",
-        (found, _) => found,
-    };
-    FAMILIES.iter().find(|family| family.is_of(found)).ok_or_else(|| unknown(found))
-}
-
-/// The text model of a `model_type`, where its name and that of a class are the same words: `gpt_neox` and GPTNeoX.
-fn of_model_type(model_type: &str) -> Option<&'static Family> {
-    let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
-    let text = model_type.strip_suffix("_text");
-    let wanted = plain(text.unwrap_or(model_type));
-    let is = |family: &&Family, end| family.architecture.strip_suffix(end).is_some_and(|name| plain(name) == wanted);
-    // Without `_text` it is the type of the multimodal model, if there is one.
-    if text.is_none() && FAMILIES.iter().any(|family| is(&family, "ForConditionalGeneration")) {
-        return None;
-    }
-    FAMILIES.iter().find(|family| is(family, "ForCausalLM") || is(family, "LMHeadModel"))
 }
 
 /// Fails where positions see those behind them too: transformers asks any config for this, whatever its class.
@@ -168,7 +151,7 @@ fn common_prefix(a: &str, b: &str) -> usize {
 mod tests {
     use serde_json::{Value, json};
 
-    use super::{describe, of_model_type};
+    use super::describe;
     use crate::{Config, DecoderSpec, Result};
 
     fn llama(architecture: &str, others: Value) -> Result<DecoderSpec> {
@@ -194,22 +177,6 @@ mod tests {
             assert_eq!(named(stored), None, "{stored}");
         }
         assert!(llama("LlamaModelForCausalLM", json!({})).is_err());
-    }
-
-    #[test]
-    fn a_config_without_architectures_is_known_by_its_model_type() {
-        let of = |model_type: &str| {
-            let config = json!({ "architectures": null, "model_type": model_type });
-            llama("", config).map(|spec| spec.architecture)
-        };
-        assert_eq!(of("llama").unwrap(), "LlamaForCausalLM");
-        assert_eq!(of("ernie4_5").unwrap(), "Ernie4_5ForCausalLM");
-        assert_eq!(of_model_type("gpt_neox").unwrap().architecture, "GPTNeoXForCausalLM");
-        assert_eq!(of_model_type("gpt2").unwrap().architecture, "GPT2LMHeadModel");
-        assert_eq!(of_model_type("gemma3_text").unwrap().architecture, "Gemma3ForCausalLM");
-        for other in ["gemma3", "llama4", "", "_text", "qwen3_moe"] {
-            assert!(of(other).is_err(), "{other}");
-        }
     }
 
     #[test]
