@@ -82,13 +82,6 @@ const CASES: &[Case] = &[
         expected: || json!({"model.pad_token_id": 2}),
     },
     Case {
-        what: "an id past the vocabulary is none",
-        config: || json!({"bos_token_id": 50256, "eos_token_id": 4, "pad_token_id": 331}),
-        generation: || json!({"bos_token_id": 331, "eos_token_id": [-1, 50256]}),
-        tokenizer: unchanged,
-        expected: || json!({"model.bos_token_id": 1, "model.eos_token_id": [4, 2], "model.pad_token_id": 0}),
-    },
-    Case {
         what: "no begin token",
         config: || json!({"bos_token_id": null}),
         generation: || json!({"bos_token_id": null}),

@@ -275,8 +275,7 @@ impl Sources<'_> {
 
     /// A token id: from generation_config.json, config.json, or what the tokenizer says.
     ///
-    /// An id that the vocabulary does not reach is none: older configs write a negative one for that, and one past the
-    /// end is the class's default in a model with fewer tokens. The model neither reads nor gives such a token.
+    /// A negative id is how older configs write that there is none.
     fn token(&self, key: &str, tokenizer: Option<u64>, vocab_size: usize) -> Result<Option<u64>> {
         for (file, config) in self.files() {
             // Where a family has a list of beginnings, the first is the usual one.
@@ -284,8 +283,10 @@ impl Sources<'_> {
                 Some(Value::Array(items)) => items.first(),
                 other => other,
             };
-            if let Some(id) = value.map(|value| known_id(file, key, value, vocab_size)).transpose()?.flatten() {
-                return Ok(Some(id));
+            match value {
+                None | Some(Value::Null) => {}
+                Some(value) if value.as_i64().is_some_and(|id| id < 0) => {}
+                Some(value) => return checked_id(file, key, value, vocab_size).map(Some),
             }
         }
         Ok(tokenizer.filter(|id| *id < vocab_size as u64))
@@ -302,7 +303,8 @@ impl Sources<'_> {
                 Some(single) => vec![single],
             };
             for value in found {
-                if let Some(id) = known_id(file, KEY, value, vocab_size)?.filter(|id| !ids.contains(id)) {
+                let id = checked_id(file, KEY, value, vocab_size)?;
+                if !ids.contains(&id) {
                     ids.push(id);
                 }
             }
@@ -316,11 +318,9 @@ impl Sources<'_> {
         if ids.is_empty() {
             return Err(Error::Sidecar {
                 file: "config.json".to_owned(),
-                reason: format!(
-                    "no end-of-sequence token: none of generation_config.json, config.json and tokenizer_config.json has \
-                     an `eos_token_id` from 0 to {}",
-                    vocab_size - 1
-                ),
+                reason: "no end-of-sequence token: `eos_token_id` is in none of generation_config.json, config.json \
+                         and tokenizer_config.json"
+                    .to_owned(),
                 hint: Some("add \"eos_token_id\" to generation_config.json".to_owned()),
             });
         }
@@ -340,15 +340,10 @@ impl Sources<'_> {
     }
 }
 
-/// The id that a file writes, where it is one of the vocabulary; a null is none.
-fn known_id(file: &str, key: &str, value: &Value, vocab_size: usize) -> Result<Option<u64>> {
-    if value.is_null() {
-        return Ok(None);
-    }
-    let id = value.as_i64().ok_or_else(|| Error::Sidecar {
+fn checked_id(file: &str, key: &str, value: &Value, vocab_size: usize) -> Result<u64> {
+    value.as_u64().filter(|id| *id < vocab_size as u64).ok_or_else(|| Error::Sidecar {
         file: file.to_owned(),
-        reason: format!("`{key}` is {value}, expected token ids"),
+        reason: format!("`{key}` is {value}, expected token ids from 0 to {}", vocab_size - 1),
         hint: None,
-    })?;
-    Ok(u64::try_from(id).ok().filter(|id| *id < vocab_size as u64))
+    })
 }
