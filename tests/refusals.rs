@@ -162,7 +162,7 @@ const REFUSALS: &[Refusal] = &[
                 .json("generation_config.json", |config| drop(config.insert("eos_token_id".into(), json!([2, 331]))))
         },
         INCONSISTENT,
-        &["generation_config.json", "331", "from 0 to 330"],
+        &["generation_config.json", "331", "from 0 to 330", "hint: "],
     ),
     (
         "a temperature that is a text",

@@ -344,6 +344,6 @@ fn checked_id(file: &str, key: &str, value: &Value, vocab_size: usize) -> Result
     value.as_u64().filter(|id| *id < vocab_size as u64).ok_or_else(|| Error::Sidecar {
         file: file.to_owned(),
         reason: format!("`{key}` is {value}, expected token ids from 0 to {}", vocab_size - 1),
-        hint: None,
+        hint: Some("the model has no such token: generation_config.json may name another, or null".to_owned()),
     })
 }
