@@ -18,6 +18,9 @@ pub(super) use tensor::Tensor;
 /// Deeper than any mask: a circle in a damaged graph ends here.
 const MAX_DEPTH: usize = 200;
 
+/// Elements that are held of all values together, so that a graph cannot ask for memory and time without end.
+const ROOM: usize = 4 * tensor::MOST;
+
 /// One run of one text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Run {
@@ -35,12 +38,15 @@ pub(super) struct Small<'a> {
     /// Symbols of shapes.
     sizes: BTreeMap<&'a str, usize>,
     known: BTreeMap<&'a str, Option<Rc<Tensor>>>,
+    /// What is left of [`ROOM`]. Without any, nothing more is known.
+    room: usize,
 }
 
 impl<'a> Small<'a> {
     /// `None` where the graph takes no such run.
     pub(super) fn new(graph: &'a Graph, names: &Names, run: Run) -> Option<Self> {
-        let mut this = Self { graph, inputs: BTreeMap::new(), sizes: BTreeMap::new(), known: BTreeMap::new() };
+        let mut this =
+            Self { graph, inputs: BTreeMap::new(), sizes: BTreeMap::new(), known: BTreeMap::new(), room: ROOM };
         let total = run.past.checked_add(run.tokens)?;
         let past = names.past.iter().flat_map(|past| [past.name(0), past.name(1)]);
         this.bind(&names.input_ids, &[(0, 1), (1, run.tokens)])?;
@@ -97,7 +103,8 @@ impl<'a> Small<'a> {
         if let Some(known) = self.known.get(name) {
             return known.clone();
         }
-        let value = if depth < MAX_DEPTH { self.compute(name, depth) } else { None };
+        let value = if depth < MAX_DEPTH && self.room > 0 { self.compute(name, depth) } else { None };
+        self.room = self.room.saturating_sub(value.as_ref().map_or(0, |value| value.values.len()));
         self.known.insert(name, value.clone());
         value
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::tensor::{Tensor, common};
+use super::tensor::{MOST_AXES, Tensor, common};
 use crate::graph::{Attribute, ElementType, Node};
 
 type Inputs<'a> = &'a [Option<Rc<Tensor>>];
@@ -71,7 +71,7 @@ pub(super) fn apply(node: &Node, inputs: Inputs<'_>) -> Option<Tensor> {
             x.reshaped(kept.map(|(_, size)| *size).collect())
         }
         "Unsqueeze" => {
-            let listed = listed(node, input(1))?;
+            let listed = listed(node, input(1)).filter(|listed| listed.len() <= MOST_AXES)?;
             let rank = x.shape.len() + listed.len();
             let places = listed.iter().map(|place| axis(*place, rank)).collect::<Option<Vec<_>>>()?;
             let mut sizes = x.shape.iter();
@@ -261,6 +261,9 @@ fn listed(node: &Node, input: Option<&Tensor>) -> Option<Vec<i64>> {
 #[allow(clippy::option_option)] // Unreadable, and not listed.
 fn axes(node: &Node, input: Option<&Tensor>, rank: usize) -> Option<Option<Vec<usize>>> {
     let Some(listed) = listed(node, input) else { return Some(None) };
+    if listed.len() > MOST_AXES {
+        return None;
+    }
     Some(Some(listed.iter().map(|axis| axis_of(*axis, rank)).collect::<Option<_>>()?))
 }
 

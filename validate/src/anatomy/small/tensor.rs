@@ -1,7 +1,8 @@
 //! Small tensors, and what changes their shapes.
 
-/// Elements of the largest one.
+/// Elements of the largest one, and its axes.
 pub(super) const MOST: usize = 1 << 22;
+pub(super) const MOST_AXES: usize = 16;
 
 /// Row-major; numbers of every type are f64, and no is 0.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,8 +210,11 @@ impl Tensor {
     }
 }
 
-/// Elements of a shape; `None` for more than are held, where sizes of zero count as one.
+/// Elements of a shape; `None` for more of them or of axes than are held, where sizes of zero count as one.
 pub(super) fn count(shape: &[usize]) -> Option<usize> {
+    if shape.len() > MOST_AXES {
+        return None;
+    }
     let most = shape.iter().try_fold(1_usize, |all, &size| all.checked_mul(size.max(1)));
     most.filter(|most| *most <= MOST).map(|most| if shape.contains(&0) { 0 } else { most })
 }

@@ -70,6 +70,26 @@ fn operators_give_what_the_standard_says() {
 }
 
 #[test]
+fn a_graph_cannot_ask_for_all_memory() {
+    let names_of = |index: usize| format!("y{index}");
+    let nodes = (0..6).map(|index| node("ConstantOfShape", &["x"], &[&names_of(index)], vec![]));
+    let side = 1 << 11;
+    let graph = opened(GraphProto {
+        node: nodes.collect(),
+        initializer: vec![whole_numbers("x", &[2], &[side, side])],
+        ..GraphProto::default()
+    });
+    let mut small = Small::new(&graph, &names(), LAST).unwrap();
+    let known = (0..6).filter(|index| small.value(&graph.nodes[*index].outputs[0]).is_some()).count();
+    assert_eq!(known, ROOM / tensor::MOST, "of {} elements each", side * side);
+
+    let axes: Vec<i64> = (0..40).collect();
+    assert_eq!(made("Unsqueeze", &[(&[40], &axes)], vec![]), None);
+    assert_eq!(made("ReduceSum", &[(&[40], &[0; 40])], vec![]), None);
+    assert_eq!(made("Reshape", &[(&[20], &[[1; 18].as_slice(), &[2, 3]].concat())], vec![]), None);
+}
+
+#[test]
 fn what_cannot_be_computed_is_nothing() {
     assert_eq!(made("Div", &[(&[], &[0])], vec![]), None);
     assert_eq!(made("Add", &[(&[2], &[1, 2])], vec![]), None);
