@@ -2,23 +2,23 @@
 //! output folder.
 
 #![no_main]
-#![allow(dead_code)]
+#![allow(dead_code, unused_imports)]
 
-#[path = "../../src/extra_options.rs"]
-mod extra_options;
 #[path = "../../src/failure.rs"]
 mod failure;
+#[path = "../../src/options/mod.rs"]
+mod options;
 #[path = "../../src/token.rs"]
 mod token;
 
-use extra_options::ExtraOptions;
 use libfuzzer_sys::fuzz_target;
+use options::ExtraOptions;
 
 fuzz_target!(|input: &str| {
     let options: Vec<String> = input.lines().map(str::to_owned).collect();
     match ExtraOptions::parse(&options) {
         Ok(parsed) => {
-            if let Some(name) = parsed.filename {
+            if let Some(name) = parsed.source.filename {
                 assert!(!name.contains(['/', '\\', ':', '\0']) && name.ends_with(".onnx") && name.len() <= 255, "{name:?}");
             }
         }
