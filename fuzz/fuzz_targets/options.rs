@@ -19,7 +19,10 @@ fuzz_target!(|input: &str| {
     match ExtraOptions::parse(&options) {
         Ok(parsed) => {
             if let Some(name) = parsed.source.filename {
-                assert!(!name.contains(['/', '\\', ':', '\0']) && name.ends_with(".onnx") && name.len() <= 255, "{name:?}");
+                assert!(
+                    !name.contains(['/', '\\', ':', '\0']) && name.ends_with(".onnx") && name.len() <= 255,
+                    "{name:?}"
+                );
             }
         }
         Err(failure) => assert!([2, 3, 12].contains(&failure.code), "{failure}"),
