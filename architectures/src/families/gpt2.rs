@@ -49,18 +49,23 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
             residual: Residual::PreNorm { mixer_norm, mlp_norm, scale: None },
         }
     };
+    let frame = frame(config, context_length, eps)?;
+    let mut spec = gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect());
+    // Masks that older transformers saved.
+    spec.unused_tensors = vec![TensorPattern::Ends(".attn.bias"), TensorPattern::Ends(".attn.masked_bias")];
+    Ok(spec)
+}
+
+/// Learned positions beside the tokens, and a head that is tied where the config does not say.
+pub(super) fn frame(config: &Config, context_length: usize, eps: f64) -> Result<Frame> {
     let mut embedding = gpt::embedding("transformer.wte");
     embedding.positions =
         Some(LearnedPositions { path: "transformer.wpe".to_owned(), rows: context_length, offset: 0 });
-    let frame = Frame {
+    Ok(Frame {
         vocab_size: config.usize("vocab_size")?,
         context_length,
         embedding,
         final_norm: layer_norm("transformer.ln_f", eps),
         tied: config.bool_or("tie_word_embeddings", true)?,
-    };
-    let mut spec = gpt::decoder(hidden_size, frame, (0..num_layers).map(layer).collect());
-    // Masks that older transformers saved.
-    spec.unused_tensors = vec![TensorPattern::Ends(".attn.bias"), TensorPattern::Ends(".attn.masked_bias")];
-    Ok(spec)
+    })
 }

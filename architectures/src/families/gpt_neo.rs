@@ -5,10 +5,10 @@
 //!
 //! Reference: `transformers` 5.23, `models/gpt_neo/modeling_gpt_neo.py`.
 
-use super::gpt::{self, Frame, Heads, layer_norm};
+use super::gpt::{self, Heads, layer_norm};
+use super::gpt2;
 use crate::{
-    Activation, Config, DecoderSpec, Error, Layer, LearnedPositions, Linear, Mixer, Mlp, Position, Residual, Result,
-    TensorPattern,
+    Activation, Config, DecoderSpec, Error, Layer, Linear, Mixer, Mlp, Position, Residual, Result, TensorPattern,
 };
 
 pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
@@ -41,16 +41,7 @@ pub(super) fn describe(config: &Config) -> Result<DecoderSpec> {
             residual: Residual::PreNorm { mixer_norm, mlp_norm, scale: None },
         }
     };
-    let mut embedding = gpt::embedding("transformer.wte");
-    embedding.positions =
-        Some(LearnedPositions { path: "transformer.wpe".to_owned(), rows: context_length, offset: 0 });
-    let frame = Frame {
-        vocab_size: config.usize("vocab_size")?,
-        context_length,
-        embedding,
-        final_norm: layer_norm("transformer.ln_f", eps),
-        tied: config.bool_or("tie_word_embeddings", true)?,
-    };
+    let frame = gpt2::frame(config, context_length, eps)?;
     let mut spec = gpt::decoder(hidden_size, frame, windows.into_iter().enumerate().map(layer).collect());
     // Masks that older transformers saved.
     spec.unused_tensors = vec![TensorPattern::Ends(".attention.bias"), TensorPattern::Ends(".attention.masked_bias")];
