@@ -63,6 +63,18 @@ enum By {
     Files(fn(&Path)),
 }
 
+/// A damage of the graph that the anatomy tells.
+const fn of_graph(
+    what: &'static str,
+    to: Made,
+    by: fn(&mut Parts),
+    check: &'static str,
+    at: &'static str,
+    says: &'static [&'static str],
+) -> Damage {
+    Damage { what, to, by: By::Parts(by), stage: Stage::Anatomy, check, at, says }
+}
+
 fn all() -> Vec<&'static Damage> {
     [weights::ALL, wiring::ALL, spelled::ALL, interface::ALL].into_iter().flatten().collect()
 }

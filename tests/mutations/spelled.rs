@@ -3,9 +3,9 @@
 use genai_onnx::TensorProto;
 use genai_onnx::tensor_proto::DataType;
 use genai_validate::Verdict;
-use genai_validate::report::{Severity, Stage::Anatomy};
+use genai_validate::report::Severity;
 
-use super::{By, Damage, Made, STANDARD, constant, fp32, judged, node};
+use super::{Damage, Made, STANDARD, constant, fp32, judged, node, of_graph};
 use crate::parts::Parts;
 use crate::support::{build, fixture, for_each, recorded};
 
@@ -13,17 +13,6 @@ use crate::support::{build, fixture, for_each, recorded};
 const GEMMA: Made = Made { provider: "onnx", ..fp32("gemma2-default") };
 /// The same without open sizes.
 const FIXED: Made = Made { precision: "fp16", provider: "qnn", options: &["static_context_length=32"], ..GEMMA };
-
-const fn told(
-    what: &'static str,
-    to: Made,
-    by: fn(&mut Parts),
-    check: &'static str,
-    at: &'static str,
-    says: &'static [&'static str],
-) -> Damage {
-    Damage { what, to, by: By::Parts(by), stage: Anatomy, check, at, says }
-}
 
 /// A node reads a number of its own.
 fn read(p: &mut Parts, reader: &str, slot: usize, name: &str, dtype: DataType, bytes: &[u8]) {
@@ -50,7 +39,7 @@ fn leave_out(p: &mut Parts, node: &str) {
 }
 
 pub(super) const ALL: &[Damage] = &[
-    told(
+    of_graph(
         "spelled scale of the scores 2 % up",
         GEMMA,
         |p| float(p, "/model/layers.1/attn/q_heads/Mul", 0.204_124_15 * 1.02),
@@ -58,7 +47,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn",
         &["layer 1", "the scale of the scores is 0.2082", "expected 0.2041"],
     ),
-    told(
+    of_graph(
         "spelled scale of the scores left out",
         STANDARD,
         |p| leave_out(p, "/model/layers.2/attn/q_heads/Mul"),
@@ -66,7 +55,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/attn",
         &["layer 2", "the scale of the scores is 1, expected 0.25"],
     ),
-    told(
+    of_graph(
         "keys scaled too",
         STANDARD,
         |p| {
@@ -78,7 +67,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "the scale of the scores is 0.125, expected 0.25"],
     ),
-    told(
+    of_graph(
         "spelled softcap left out",
         GEMMA,
         |p| reads(p, "/model/layers.2/attn/visible/Add", 0, "/model/layers.2/attn/scores/Reshape/output_0"),
@@ -86,7 +75,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/attn",
         &["layer 2", "no softcap, expected 1.5"],
     ),
-    told(
+    of_graph(
         "another softcap, spelled",
         GEMMA,
         |p| ["Div", "Mul"].iter().for_each(|part| float(p, &format!("/model/layers.0/attn/softcap/{part}"), 20.0)),
@@ -94,7 +83,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "the softcap of the scores is 20, expected 1.5"],
     ),
-    told(
+    of_graph(
         "another divisor before the softcap's tanh",
         GEMMA,
         |p| float(p, "/model/layers.0/attn/softcap/Div", 3.0),
@@ -102,7 +91,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "the scale of the scores is 0.102", "expected 0.204"],
     ),
-    told(
+    of_graph(
         "a spelled softcap where there is none",
         STANDARD,
         |p| {
@@ -113,7 +102,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn",
         &["layer 1", "a softcap of 1, the checkpoint has none"],
     ),
-    told(
+    of_graph(
         "spelled window one longer",
         GEMMA,
         |p| {
@@ -124,7 +113,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/attn",
         &["layer 2", "17 positions, expected 16 positions"],
     ),
-    told(
+    of_graph(
         "spelled window one shorter, without open sizes",
         FIXED,
         |p| {
@@ -135,7 +124,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "15 positions, expected 16 positions"],
     ),
-    told(
+    of_graph(
         "spelled window left out",
         GEMMA,
         |p| reads(p, "/model/layers.2/attn/visible/Add", 1, "/model/attention_bias/Where/output_0"),
@@ -143,7 +132,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/attn",
         &["layer 2", "all positions, expected 16 positions"],
     ),
-    told(
+    of_graph(
         "spelled window on a layer without",
         GEMMA,
         |p| reads(p, "/model/layers.1/attn/visible/Add", 1, "/model/attention_bias/window_16/Where/output_0"),
@@ -151,7 +140,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn",
         &["layer 1", "16 positions, expected all positions"],
     ),
-    told(
+    of_graph(
         "padding is seen",
         STANDARD,
         |p| leave_out(p, "/model/attention_bias/past/And"),
@@ -159,7 +148,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "token 1 sees token 0, padding"],
     ),
-    told(
+    of_graph(
         "what follows is seen",
         STANDARD,
         |p| {

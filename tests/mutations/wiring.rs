@@ -1,27 +1,12 @@
 //! Wrong graphs: attributes, and who reads what.
 
-use genai_validate::report::Stage::Anatomy;
-
-use super::{By, Damage, Made, STANDARD, constant, fp32, gqa, int4, node};
-use crate::parts::Parts;
-
-/// A damage of the graph that the anatomy tells.
-const fn told(
-    what: &'static str,
-    to: Made,
-    by: fn(&mut Parts),
-    check: &'static str,
-    at: &'static str,
-    says: &'static [&'static str],
-) -> Damage {
-    Damage { what, to, by: By::Parts(by), stage: Anatomy, check, at, says }
-}
+use super::{Damage, Made, STANDARD, constant, fp32, gqa, int4, node, of_graph};
 
 const LLAMA: Made = fp32("llama-default");
 const GEMMA: Made = fp32("gemma2-default");
 
 pub(super) const ALL: &[Damage] = &[
-    told(
+    of_graph(
         "scores without their softcap",
         int4("gemma2-default"),
         |p| *p.float(&gqa(2), "softcap") = 0.0,
@@ -29,7 +14,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/attn",
         &["layer 2", "no softcap, expected"],
     ),
-    told(
+    of_graph(
         "a softcap on the scores",
         LLAMA,
         |p| *p.float(&gqa(0), "softcap") = 20.0,
@@ -37,7 +22,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "softcap of 20, the checkpoint has none"],
     ),
-    told(
+    of_graph(
         "logits without their softcap",
         GEMMA,
         |p| {
@@ -49,7 +34,7 @@ pub(super) const ALL: &[Damage] = &[
         "/lm_head",
         &["no softcap, expected 12"],
     ),
-    told(
+    of_graph(
         "window one longer",
         fp32("mistral-window"),
         |p| *p.int(&gqa(0), "local_window_size") += 1,
@@ -57,7 +42,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "17 positions, expected 16"],
     ),
-    told(
+    of_graph(
         "window on a layer without",
         GEMMA,
         |p| *p.int(&gqa(1), "local_window_size") = 16,
@@ -65,7 +50,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn",
         &["layer 1", "16 positions, expected all positions"],
     ),
-    told(
+    of_graph(
         "window left out",
         GEMMA,
         |p| *p.int(&gqa(2), "local_window_size") = -1,
@@ -73,7 +58,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/attn",
         &["layer 2", "all positions, expected 16"],
     ),
-    told(
+    of_graph(
         "scale of the scores 2 % up",
         LLAMA,
         |p| *p.float(&gqa(1), "scale") *= 1.02,
@@ -81,7 +66,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn",
         &["layer 1", "is 0.25", "expected 0.25"],
     ),
-    told(
+    of_graph(
         "neighbours rotated",
         LLAMA,
         |p| *p.int(&gqa(0), "rotary_interleaved") = 1,
@@ -89,7 +74,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "neighbours (interleaved), expected half a head apart"],
     ),
-    told(
+    of_graph(
         "cosines and sines change places",
         LLAMA,
         |p| p.node(&gqa(2)).input.swap(7, 8),
@@ -97,7 +82,7 @@ pub(super) const ALL: &[Damage] = &[
         "sin_cache",
         &["layer 2", "cosines and sines have changed places"],
     ),
-    told(
+    of_graph(
         "no rotation",
         LLAMA,
         |p| *p.int(&gqa(0), "do_rotary") = 0,
@@ -105,7 +90,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "not rotated"],
     ),
-    told(
+    of_graph(
         "half of a head rotated",
         LLAMA,
         |p| ["cos_cache", "sin_cache"].iter().for_each(|table| p.initializer(table).dims = vec![512, 4]),
@@ -113,7 +98,7 @@ pub(super) const ALL: &[Damage] = &[
         "cos_cache",
         &["8 dimensions of a head, expected 16"],
     ),
-    told(
+    of_graph(
         "positions off by one",
         fp32("llama-heads"),
         |p| {
@@ -127,7 +112,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "`position_ids` +1", "off by 1"],
     ),
-    told(
+    of_graph(
         "counts of the cache off by one",
         LLAMA,
         |p| {
@@ -139,7 +124,7 @@ pub(super) const ALL: &[Damage] = &[
         "/attn/GroupQueryAttention",
         &["seqlens_k is the count of tokens +0, expected -1"],
     ),
-    told(
+    of_graph(
         "mask ignored",
         LLAMA,
         |p| {
@@ -150,7 +135,7 @@ pub(super) const ALL: &[Damage] = &[
         "/attn/GroupQueryAttention",
         &["shape of `attention_mask`", "the mask is ignored"],
     ),
-    told(
+    of_graph(
         "two kv heads read as one",
         LLAMA,
         |p| *p.int(&gqa(0), "kv_num_heads") = 1,
@@ -158,7 +143,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "kv_num_heads is 1, expected 2"],
     ),
-    told(
+    of_graph(
         "past not connected",
         LLAMA,
         |p| p.node(&gqa(1)).input[3..5].iter_mut().for_each(String::clear),
@@ -166,7 +151,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn",
         &["layer 1", "no past keys", "forgotten"],
     ),
-    told(
+    of_graph(
         "past keys and values change places",
         LLAMA,
         |p| p.node(&gqa(0)).input.swap(3, 4),
@@ -174,7 +159,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["reads `past_key_values.0.value` as the past keys, expected `past_key_values.0.key`"],
     ),
-    told(
+    of_graph(
         "the past of another layer",
         LLAMA,
         |p| p.node(&gqa(0)).input[3] = p.node(&gqa(1)).input[3].clone(),
@@ -182,7 +167,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["layer 0", "reads `past_key_values.1.key`"],
     ),
-    told(
+    of_graph(
         "a stale cache",
         LLAMA,
         |p| {
@@ -193,7 +178,7 @@ pub(super) const ALL: &[Damage] = &[
         "present.1.key",
         &["layer 1", "`past_key_values.1.key` as it came in", "stale"],
     ),
-    told(
+    of_graph(
         "a stale cache, of standard operators",
         STANDARD,
         |p| {
@@ -205,7 +190,7 @@ pub(super) const ALL: &[Damage] = &[
         "present.1.key",
         &["layer 1", "stale"],
     ),
-    told(
+    of_graph(
         "presents of two layers change places",
         LLAMA,
         |p| {
@@ -216,7 +201,7 @@ pub(super) const ALL: &[Damage] = &[
         "present.0.key",
         &["layer 0", "is output 1 of `/model/layers.1/attn/GroupQueryAttention`"],
     ),
-    told(
+    of_graph(
         "a residual skipped",
         fp32("qwen2-default"),
         |p| {
@@ -227,7 +212,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/post_attention_layernorm",
         &["layer 1", "the residual of attention", "skipped"],
     ),
-    told(
+    of_graph(
         "a residual taken from behind the norm",
         LLAMA,
         |p| {
@@ -238,7 +223,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/input_layernorm",
         &["behind the norm"],
     ),
-    told(
+    of_graph(
         "a module left out",
         LLAMA,
         |p| {
@@ -251,7 +236,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/input_layernorm",
         &["layer 0", "adds attention", "the MLP is expected"],
     ),
-    told(
+    of_graph(
         "a norm of another stream",
         LLAMA,
         |p| {
@@ -262,7 +247,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/input_layernorm",
         &["the norm before gate of the MLP of layer 1 reads"],
     ),
-    told(
+    of_graph(
         "epsilon doubled",
         LLAMA,
         |p| *p.float("/model/layers.1/input_layernorm/SkipLayerNorm", "epsilon") *= 2.0,
@@ -270,7 +255,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/input_layernorm",
         &["the norm before attention of layer 1", "1e-2, expected 5e-3"],
     ),
-    told(
+    of_graph(
         "no final norm",
         LLAMA,
         |p| p.node("/lm_head/MatMul").input[0] = "/model/layers.2/mlp/down_proj/MatMul/output_0".to_owned(),
@@ -278,7 +263,7 @@ pub(super) const ALL: &[Damage] = &[
         "/lm_head/MatMul",
         &["not normed, expected the final norm"],
     ),
-    told(
+    of_graph(
         "another activation",
         GEMMA,
         |p| p.attribute("/model/layers.0/mlp/act_fn/Gelu", "approximate").s = Some(b"none".to_vec()),
@@ -286,7 +271,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/mlp/act_fn",
         &["MLP of layer 0 is Gelu, expected GeluTanh"],
     ),
-    told(
+    of_graph(
         "SiLU without its linear part",
         LLAMA,
         |p| {
@@ -298,7 +283,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/mlp/act_fn",
         &["MLP of layer 2 is Sigmoid, expected Silu"],
     ),
-    told(
+    of_graph(
         "no activation",
         LLAMA,
         |p| {
@@ -310,7 +295,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.2/mlp/down_proj",
         &["without an activation, expected Silu"],
     ),
-    told(
+    of_graph(
         "bias of q, k and v left out",
         fp32("qwen2-default"),
         |p| p.remove_add("/model/layers.0/attn/qkv_proj/Add"),
@@ -318,7 +303,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn/qkv_proj",
         &["no bias, expected that of model.layers.0.self_attn.q_proj"],
     ),
-    told(
+    of_graph(
         "queries and values change places in the graph",
         fp32("llama-heads"),
         |p| p.node("/model/layers.1/attn/qkv_proj/Split").output.swap(1, 2),
@@ -326,7 +311,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.1/attn/qkv_proj/Split",
         &["layer 1", "parts 0, 2 and 1 of one product", "swapped"],
     ),
-    told(
+    of_graph(
         "norm of the queries left out",
         fp32("qwen3-default"),
         |p| {
@@ -339,7 +324,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/layers.0/attn",
         &["the norm of queries of layer 0 is missing"],
     ),
-    told(
+    of_graph(
         "rows of the embedding not scaled",
         GEMMA,
         |p| {
@@ -351,7 +336,7 @@ pub(super) const ALL: &[Damage] = &[
         "/model/embed_tokens",
         &["is 1, expected 6.32"],
     ),
-    told(
+    of_graph(
         "one matrix for two layers",
         LLAMA,
         |p| {

@@ -80,6 +80,22 @@ struct Names {
     logits: String,
 }
 
+#[cfg(test)]
+impl Names {
+    /// As packages are wired that say nothing else.
+    fn usual() -> Self {
+        let template = |text: &str| Template::parse(text).unwrap();
+        Self {
+            input_ids: "input_ids".to_owned(),
+            attention_mask: "attention_mask".to_owned(),
+            position_ids: "position_ids".to_owned(),
+            past: [template("past.%d.key"), template("past.%d.value")],
+            present: [template("present.%d.key"), template("present.%d.value")],
+            logits: "logits".to_owned(),
+        }
+    }
+}
+
 /// Findings as they come.
 struct Examination<'a> {
     graph: &'a Graph,

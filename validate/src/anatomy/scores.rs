@@ -336,7 +336,6 @@ mod tests {
     use genai_onnx::{GraphProto, TensorProto};
 
     use super::*;
-    use crate::Template;
     use crate::anatomy::Names;
     use crate::graph::Graph;
     use crate::graph::sample::{floats, node, tensor, value, write};
@@ -386,16 +385,7 @@ mod tests {
         };
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), graph);
-        let template = |text: &str| Template::parse(text).unwrap();
-        let names = Names {
-            input_ids: "input_ids".to_owned(),
-            attention_mask: "attention_mask".to_owned(),
-            position_ids: "position_ids".to_owned(),
-            past: [template("past.%d.key"), template("past.%d.value")],
-            present: [template("present.%d.key"), template("present.%d.value")],
-            logits: "logits".to_owned(),
-        };
-        (Graph::open(folder.path(), "model.onnx").unwrap(), names)
+        (Graph::open(folder.path(), "model.onnx").unwrap(), Names::usual())
     }
 
     #[test]

@@ -2,7 +2,6 @@ use genai_onnx::tensor_proto::DataType;
 use genai_onnx::{AttributeProto, GraphProto, TensorProto};
 
 use super::*;
-use crate::Template;
 use crate::graph::sample::{int, ints, node, tensor, value, write};
 
 fn whole_numbers(name: &str, shape: &[i64], values: &[i64]) -> TensorProto {
@@ -13,18 +12,6 @@ fn opened(graph: GraphProto) -> Graph {
     let folder = tempfile::tempdir().unwrap();
     write(folder.path(), graph);
     Graph::open(folder.path(), "model.onnx").unwrap()
-}
-
-fn names() -> Names {
-    let template = |text: &str| Template::parse(text).unwrap();
-    Names {
-        input_ids: "input_ids".to_owned(),
-        attention_mask: "attention_mask".to_owned(),
-        position_ids: "position_ids".to_owned(),
-        past: [template("past.%d.key"), template("past.%d.value")],
-        present: [template("present.%d.key"), template("present.%d.value")],
-        logits: "logits".to_owned(),
-    }
 }
 
 const LAST: Run = Run { past: 3, tokens: 1, padding: 0 };
@@ -40,7 +27,7 @@ fn made(op_type: &str, others: &[(&[i64], &[i64])], attributes: Vec<AttributePro
         initializer,
         ..GraphProto::default()
     });
-    let value = Small::new(&graph, &names(), LAST)?.value("y")?;
+    let value = Small::new(&graph, &Names::usual(), LAST)?.value("y")?;
     Some((value.shape.clone(), value.values.clone()))
 }
 
@@ -79,7 +66,7 @@ fn a_graph_cannot_ask_for_all_memory() {
         initializer: vec![whole_numbers("x", &[2], &[side, side])],
         ..GraphProto::default()
     });
-    let mut small = Small::new(&graph, &names(), LAST).unwrap();
+    let mut small = Small::new(&graph, &Names::usual(), LAST).unwrap();
     let known = (0..6).filter(|index| small.value(&graph.nodes[*index].outputs[0]).is_some()).count();
     assert_eq!(known, ROOM / tensor::MOST, "of {} elements each", side * side);
 
@@ -113,7 +100,7 @@ fn circles_and_weights_end_the_search() {
         input: vec![value("attention_mask", DataType::Int64, &["batch", "total"])],
         ..GraphProto::default()
     });
-    let mut small = Small::new(&graph, &names(), LAST).unwrap();
+    let mut small = Small::new(&graph, &Names::usual(), LAST).unwrap();
     assert_eq!(small.value("round"), None);
     assert_eq!(small.value("hidden"), None);
     assert_eq!(small.value("attention_mask").unwrap().values, [1.0; 4]);
@@ -134,11 +121,11 @@ fn sizes_are_those_of_the_run() {
         })
     };
     let graph = inputs("total");
-    let mut small = Small::new(&graph, &names(), LAST).unwrap();
+    let mut small = Small::new(&graph, &Names::usual(), LAST).unwrap();
     assert_eq!(small.value("y").unwrap().values, [1.0, 2.0, 3.0, 16.0]);
     assert_eq!(small.value("position_ids").unwrap().values, [3.0]);
-    let padded = Small::new(&graph, &names(), Run { past: 0, tokens: 3, padding: 1 });
+    let padded = Small::new(&graph, &Names::usual(), Run { past: 0, tokens: 3, padding: 1 });
     assert_eq!(padded.unwrap().value("position_ids").unwrap().values, [0.0, 0.0, 1.0]);
-    assert!(Small::new(&inputs("tokens"), &names(), LAST).is_none(), "one name for two sizes");
-    assert!(Small::new(&inputs("16"), &names(), LAST).is_none(), "a mask of another length");
+    assert!(Small::new(&inputs("tokens"), &Names::usual(), LAST).is_none(), "one name for two sizes");
+    assert!(Small::new(&inputs("16"), &Names::usual(), LAST).is_none(), "a mask of another length");
 }
